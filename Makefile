@@ -1,0 +1,90 @@
+# The front door. `make paper` and `make test` need Python 3.11 and make, nothing else.
+SHELL   := /bin/bash
+PROFILE := paper
+IS_3_11 := -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null
+PYTHON  := $(or $(shell for p in python3.11 python3; do $$p $(IS_3_11) && echo $$p && break; done),python3.11)
+PY      := $(or $(shell $(PYTHON) workflow/environment.py),.venv/bin/python)
+BIN     := $(abspath $(dir $(PY)))
+ENV     := $(if $(filter .venv/%,$(PY)),.venv/ready)
+
+# The library is found from any folder; every notebook gets two threads everywhere, because values depend on it.
+export PYTHONPATH := $(CURDIR):$(CURDIR)/workflow
+export PATH := $(BIN):$(PATH)
+export OMP_NUM_THREADS := 2
+export NUMBA_NUM_THREADS := 2
+# Threads that wait must not spin: on two busy cores spinning costs more than it saves.
+export OMP_WAIT_POLICY := PASSIVE
+# Keep large freed blocks: returning them to the system after every step costs a fifth of the time.
+export MALLOC_MMAP_THRESHOLD_ := 4294967296
+export MALLOC_TRIM_THRESHOLD_ := 8589934592
+
+SMOKE     := _build/smoke/book
+SNAKEMAKE  = $(PY) -m snakemake --cores all --keep-going --rerun-incomplete --nolock --logger husai \
+             --rerun-triggers mtime input params
+# NAME=VALUE pairs of the command line that are not our own switches
+GIVEN      = $(strip $(foreach v,$(filter-out NB PY PYTHON,$(.VARIABLES)),\
+                 $(if $(filter command,$(firstword $(origin $v))),'$v=$($v)')))
+SITE       = $(CURDIR)/$(if $(filter-out paper,$(PROFILE)),_build/$(PROFILE)/)_build/html
+
+.PHONY: help env paper reference smoke test book serve check lab nb clean
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+env: $(ENV)  ## make the environment (.venv), unless an active one satisfies the lock
+	@echo "environment: $(BIN)"
+
+.venv/ready: requirements.lock constraints.txt
+	@$(PYTHON) $(IS_3_11) || { echo "Python 3.11 is wanted, as python3.11 or python3 on the PATH"; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	.venv/bin/python -m pip install -q -c constraints.txt torch
+	.venv/bin/python -m pip install -q -c constraints.txt -r requirements.lock
+	echo "$(CURDIR)" > .venv/lib/python3.11/site-packages/husai.pth  # for editors that start kernels themselves
+	touch $@
+
+paper: export HUSAI_COMMAND = make paper$(if $(filter-out paper,$(PROFILE)), PROFILE=$(PROFILE))
+paper: $(ENV)  ## run every notebook and build the book; only what changed (PROFILE=full: published scale)
+	@$(SNAKEMAKE) --config profile=$(PROFILE)
+	@echo "The book: $(SITE)/index.html"
+
+book: $(ENV)  ## build the book again from the notebooks as executed last
+	@$(SNAKEMAKE) --config profile=$(PROFILE) --allowed-rules book --force book
+	@echo "The book: $(SITE)/index.html"
+
+reference: $(ENV)  ## keep the last paper run's results as the reference (from a clean tree only)
+	@test -z "$$(git status --porcelain)" || { echo "the tree is not clean: commit first, then make paper"; exit 1; }
+	mkdir -p book/reference && cp book/results/*.json book/figures/22_trajectories.svg book/reference/
+
+smoke: export HUSAI_COMMAND = make smoke
+smoke: $(ENV)  ## run every notebook at its smallest scale and build that book
+	rm -rf $(SMOKE) && mkdir -p $(SMOKE)/executed $(SMOKE)/results $(SMOKE)/figures
+	cp notebooks/*.ipynb $(SMOKE)/executed
+	HUSAI_OUT=$(CURDIR)/$(SMOKE) $(PY) -m pytest -p nbmake_copies -x --nbmake --overwrite --nbmake-timeout=600 \
+	    -o filterwarnings=default -p no:cacheprovider --durations=0 $(SMOKE)/executed
+	$(MAKE) --no-print-directory book PROFILE=smoke PY=$(PY)
+
+test: $(ENV)  ## unit tests, every notebook at its smallest scale, that book, and a browser on it
+	$(PY) -m pytest --ignore=tests/test_browser.py
+	$(MAKE) --no-print-directory smoke PY=$(PY)
+	HUSAI_SITE=$(CURDIR)/_build/smoke/_build/html $(PY) -m pytest tests/test_browser.py
+
+check: $(ENV)  ## lint, types, and the layer, notebook and book tests
+	$(PY) -m ruff check .
+	$(PY) -m mypy husai
+	$(PY) -m pytest tests/test_layers.py tests/test_notebooks.py tests/test_book.py
+
+nb: export HUSAI_COMMAND = make nb NB=$(NB) $(subst ',,$(GIVEN))
+nb: $(ENV)  ## one notebook with parameters into _build/lab: make nb NB=22 K=8 STEPS=100
+	@$(PY) workflow/runner.py '$(NB)' $(GIVEN)
+
+serve: $(ENV)  ## show the built book at http://127.0.0.1:8000
+	$(PY) -m http.server --bind 127.0.0.1 --directory $(SITE) 8000
+
+lab: $(ENV)  ## JupyterLab on the notebooks (installed at first use)
+	$(PY) -c 'import jupyterlab' 2>/dev/null || $(PY) -m pip install -q -c constraints.txt -c requirements.lock jupyterlab==4.6.6
+	$(PY) -m jupyterlab notebooks
+
+clean:  ## remove what builds wrote; keeps .venv and artifacts (trained models)
+	rm -rf _build .snakemake .pytest_cache .mypy_cache .ruff_cache book/executed book/results book/figures

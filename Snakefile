@@ -1,0 +1,107 @@
+"""The notebooks' workflow: one job a notebook, then the book. `make paper` runs it; nothing else needs to."""
+
+import fcntl
+import json
+import os
+import tomllib
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+import runner
+
+PROFILE = config.get("profile", "paper")
+BUILD = f"_build/{PROFILE}"
+OUT, SITE = ("book", ".") if PROFILE == "paper" else (f"{BUILD}/book", BUILD)
+INDEX = os.path.normpath(f"{SITE}/_build/html/index.html")
+STEMS = sorted(path.stem for path in Path("notebooks").glob("[0-9][0-9]_*.ipynb"))
+GATES = {"21": "13", "22": "13"}  # a notebook does not run before its controls have passed
+GENERATED = ("executed", "results", "figures")
+PROSE = [
+    str(path) for path in sorted(Path("book").rglob("*"))
+    if path.is_file() and path.parts[1] not in GENERATED and "__pycache__" not in path.parts
+]
+
+
+def criteria(stem):
+    """The claims that a notebook judges: a changed criterion reruns that notebook, not all of them."""
+    ledger = Path("book/claims.toml")
+    claims = tomllib.loads(ledger.read_text()) if ledger.exists() else {}
+    rules = [[c.get(field) for field in ("statement", "reproduce", "verdict")] for c in claims.values()
+             if c["notebook"] == stem[:2]]
+    return json.dumps(rules)
+
+
+def product(kind, stems=STEMS):
+    return [f"{OUT}/{kind}".replace("*", stem) for stem in stems]
+
+
+wildcard_constraints:
+    stem=r"\d\d_\w+",
+
+
+localrules: all, book
+
+
+rule all:
+    input:
+        product("executed/*.ipynb"), product("results/*.json"), product("results/*.provenance.json"), INDEX,
+
+
+rule notebook:
+    input:
+        source="notebooks/{stem}.ipynb",
+        parameters=f"notebooks/{PROFILE}/{{stem}}.yml",
+        library=lambda w: runner.library(Path(f"notebooks/{w.stem}.ipynb")),
+        gates=[str(path) for path in Path("book").glob("quality.toml")],
+        controls=lambda w: product("results/*.json", [s for s in STEMS if s[:2] == GATES.get(w.stem[:2])]),
+    output:
+        OUT + "/executed/{stem}.ipynb",
+        OUT + "/results/{stem}.json",
+        OUT + "/results/{stem}.provenance.json",
+    params:
+        criteria=lambda w: criteria(w.stem),
+    log:
+        BUILD + "/logs/{stem}.log",
+    threads: 2
+    shell:  # two threads also where fewer or more are free: the values depend on it
+        "OMP_NUM_THREADS=2 NUMBA_NUM_THREADS=2 "
+        "python workflow/runner.py {input.source} {input.parameters} {OUT} {BUILD} > {log} 2>&1"
+
+
+rule book:
+    input:
+        product("executed/*.ipynb"), product("results/*.json"), PROSE, "_config.yml", "_toc.yml",
+    output:
+        INDEX,
+    log:
+        BUILD + "/logs/book.log",
+    run:
+        if OUT != "book":  # the same prose, other results
+            for link in filter(Path.is_symlink, Path(OUT).iterdir()):
+                link.unlink()
+            for path in Path("book").iterdir():
+                if path.name not in GENERATED:
+                    Path(OUT, path.name).symlink_to(os.path.relpath(path, OUT))
+        shell(
+            "jupyter-book build {OUT} --config _config.yml --toc $PWD/_toc.yml --path-output {SITE} "
+            "--all -W -n --keep-going > {log} 2>&1"
+        )
+
+
+onstart:
+    Path(BUILD).mkdir(parents=True, exist_ok=True)
+    globals()["lock"] = open(f"{BUILD}/lock", "a+")  # held until this process ends, however it ends
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        raise WorkflowError(f"another run of this profile is under way in this folder (process {lock.read()})")
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    for path in sorted(Path("notebooks", PROFILE).glob("*.yml")):
+        try:
+            runner.refuse_unknown(Path(f"notebooks/{path.stem}.ipynb"), runner.read_parameters(path), path)
+        except ValueError as error:
+            raise WorkflowError(str(error))

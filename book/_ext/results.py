@@ -1,0 +1,292 @@
+"""Sphinx extension: every number, verdict and provenance stamp of the book is read from the results of its build.
+
+Role `{result}`, directives `{claims}`, `{scoreboard}` and `{verdict}`, a provenance stamp at the foot of each
+executed notebook, and a banner on every page while the results come from a profile that is not for citation.
+Whatever is missing, misspelt or turned is a Sphinx warning, so that a build with `-W` fails.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+from sphinx.util.nodes import make_refnode
+
+from husai import evidence
+
+EXECUTED = "executed/"
+CITABLE = ("paper", "full")
+REPRODUCED = ("yes", "no", "not run")
+VERDICTS = ("supported", "refuted", "inconclusive", "not run")
+UNJUDGED = {"reproduced": "not run", "verdict": "not run", "reason": "", "criterion": ""}
+COLUMNS = ("Id", "Quantity", "Reported", "Source", "Notebook", "Reproduced", "Verdict")
+
+logger = logging.getLogger(__name__)
+
+
+def results_of(env: BuildEnvironment, stem: str) -> dict[str, Any]:
+    """Return the results of one notebook and make their file a dependency of the page being read."""
+    directory = Path(env.srcdir) / "results"
+    results = evidence.load(stem, directory)
+    env.note_dependency(str(directory / f"{results['notebook']}.json"))
+    return results
+
+
+def all_results(env: BuildEnvironment) -> dict[str, dict[str, Any]]:
+    """Return every results file of the build by two-digit stem."""
+    paths = sorted((Path(env.srcdir) / "results").glob("[0-9][0-9]_*.json"))
+    stems = [path.stem for path in paths if not path.stem.endswith(".provenance")]
+    return {stem[:2]: results_of(env, stem) for stem in stems}
+
+
+def ledger_of(env: BuildEnvironment) -> dict[str, evidence.Claim]:
+    """Return the claims ledger and make it a dependency of the page being read."""
+    path = Path(env.srcdir) / "claims.toml"
+    env.note_dependency(str(path))
+    return evidence.load_claims(path)
+
+
+def judgement(claim: evidence.Claim, results: Mapping[str, Mapping[str, Any]]) -> Mapping[str, str]:
+    """Return what the build says about a claim; `not run` twice when no run has judged it."""
+    return results.get(claim.notebook, {}).get("claims", {}).get(claim.id, UNJUDGED)
+
+
+def addresses(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return everything that `{result}` can name: `key`, `key.field`, `claims.ID.field`."""
+    found = dict(results["values"])
+    for key, value in results["values"].items():
+        if isinstance(value, Mapping):
+            found |= {f"{key}.{name}": entry for name, entry in value.items()}
+    for claim, judged in results["claims"].items():
+        found |= {f"claims.{claim}.{name}": entry for name, entry in judged.items()}
+    return found
+
+
+def near(key: str, known: Mapping[str, Any]) -> str:
+    """Return the known keys that resemble a misspelt one, or all of them when none does."""
+    return ", ".join(get_close_matches(key, known, n=5, cutoff=0.5) or sorted(known)[:20]) or "none"
+
+
+def link(env: BuildEnvironment, docname: str, inner: nodes.Node) -> nodes.Node:
+    """Wrap a node in a link to a page of the book, if that page exists and is not the present one."""
+    if docname == env.docname or docname not in env.found_docs:
+        return inner
+    return pending_xref("", inner, refdomain="", reftype="page", reftarget=docname, refdoc=env.docname)
+
+
+def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Element) -> nodes.reference | None:
+    """Make the links of `link`; Sphinx's own `doc` links would drop the content's class and explanation."""
+    if node["reftype"] != "page":
+        return None
+    return make_refnode(app.builder, node["refdoc"], node["reftarget"], "", content)
+
+
+class ResultRole(SphinxRole):
+    """`{result}`NN:key`` becomes the text of a stored value, linked to the notebook that computed it."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        stem, _, key = self.text.partition(":")
+        try:
+            results = results_of(self.env, stem)
+        except ValueError as error:
+            return self.missing(f"{{result}}`{self.text}`: {error}")
+        known = addresses(results)
+        if key not in known:
+            file, names = f"results/{results['notebook']}.json", known if "." in key else results["values"]
+            return self.missing(f"{{result}}`{self.text}`: no value {key!r} in {file}; it has {near(key, names)}")
+        text, value = evidence.format_value(known[key]), known[key]
+        shown: nodes.Node = nodes.inline(text, text, classes=["result"])
+        if isinstance(value, Mapping) and "method" in value:
+            origin = f"95 % interval: {value['method']}, n = {value['n']} (notebook {results['notebook']})"
+            shown = nodes.abbreviation(text, text, explanation=origin, classes=["result"])
+        return [link(self.env, EXECUTED + results["notebook"], shown)], []
+
+    def missing(self, message: str) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        logger.warning(message, location=self.get_location())
+        return [nodes.strong(text=f"[missing: {self.text}]")], []
+
+
+def label(word: str) -> nodes.inline:
+    """Return a verdict as a coloured label that is read by its text."""
+    return nodes.inline(word, word, classes=["verdict-label", f"verdict-{word.replace(' ', '-')}"])
+
+
+class Ledger(SphinxDirective):
+    """Base of the directives over the ledger: `:notebook: 22` or `:part: 2` select claims."""
+
+    option_spec = {"notebook": directives.unchanged_required, "part": directives.unchanged_required}
+
+    def claims(self) -> Iterator[tuple[evidence.Claim, Mapping[str, str]]]:
+        """Yield the selected claims by notebook, each with its judgement."""
+        results, prefix = all_results(self.env), self.options.get("notebook", self.options.get("part", ""))
+        for claim in sorted(ledger_of(self.env).values(), key=lambda claim: claim.notebook):
+            if claim.notebook.startswith(prefix):
+                yield claim, judgement(claim, results)
+
+
+class ClaimsDirective(Ledger):
+    """The ledger as a table, one claim a row."""
+
+    def run(self) -> list[nodes.Node]:
+        body = nodes.tbody()
+        for claim, judged in self.claims():
+            body += self.row(claim, judged)
+            if judged["reason"]:
+                reason = nodes.paragraph(text=f"{claim.id}: {judged['reason']}")
+                body += nodes.row("", nodes.entry("", reason, morecols=len(COLUMNS) - 1), classes=["reason"])
+        head = nodes.thead("", row([nodes.Text(title) for title in COLUMNS]))
+        group = nodes.tgroup("", *[nodes.colspec(colwidth=1) for _ in COLUMNS], head, body, cols=len(COLUMNS))
+        table = nodes.table("", group, classes=["ledger", "colwidths-auto"])
+        return [nodes.container("", table, classes=["full-width"])]
+
+    def row(self, claim: evidence.Claim, judged: Mapping[str, str]) -> nodes.row:
+        """Return the row of one claim."""
+        names = [name for name in sorted(self.env.found_docs) if name.startswith(f"{EXECUTED}{claim.notebook}_")]
+        quantity = nodes.inline(claim.quantity, claim.quantity)
+        if claim.configuration:
+            quantity = nodes.inline("", "", quantity, nodes.inline(text=claim.configuration, classes=["aside"]))
+        notebook = nodes.inline(claim.notebook, claim.notebook)
+        cells = [
+            nodes.strong(text=claim.id, ids=[nodes.make_id(f"claim-{claim.id}")]), quantity, nodes.Text(claim.reported),
+            nodes.Text(claim.source), link(self.env, names[0], notebook) if names else notebook,
+            label(judged["reproduced"]), label(judged["verdict"]),
+        ]  # fmt: skip
+        return row(cells)
+
+
+def row(cells: list[nodes.Node]) -> nodes.row:
+    """Return a table row of one-paragraph cells."""
+    return nodes.row("", *[nodes.entry("", nodes.paragraph("", "", cell)) for cell in cells])
+
+
+class ScoreboardDirective(Ledger):
+    """How many claims were reproduced and how their verdicts fell."""
+
+    def run(self) -> list[nodes.Node]:
+        judged = [found for _, found in self.claims()]
+        board = nodes.bullet_list(classes=["scoreboard"])
+        for field, words in (("reproduced", REPRODUCED), ("verdict", VERDICTS)):
+            counts = Counter(found[field] for found in judged)
+            line = nodes.paragraph("", "", nodes.inline(text=field.capitalize(), classes=["scoreboard-field"]))
+            for word in words:
+                number = nodes.strong(text=evidence.format_value(counts[word]))
+                line += [nodes.Text(" "), nodes.inline("", "", number, nodes.Text(" "), label(word), classes=["score"])]
+            board += nodes.list_item("", line)
+        return [board]
+
+
+class VerdictDirective(SphinxDirective):
+    """One claim with its judgement, bound to the words around it.
+
+    `:expect:` and `:reproduced:` declare what the prose says; a paper or full run that says otherwise, or that
+    was judged by another criterion than the ledger's present one, is a warning.
+    """
+
+    required_arguments = 1
+    has_content = True
+    option_spec = {
+        "expect": lambda word: directives.choice(word, VERDICTS),
+        "reproduced": lambda word: directives.choice(word, REPRODUCED),
+    }
+
+    def run(self) -> list[nodes.Node]:
+        ledger, name = ledger_of(self.env), self.arguments[0]
+        if name not in ledger:
+            return self.complain(f"{{verdict}} {name}: no such claim in claims.toml; it has {near(name, ledger)}")
+        claim = ledger[name]
+        try:
+            results = results_of(self.env, claim.notebook)
+        except ValueError as error:
+            return self.complain(f"{{verdict}} {name}: {error}")
+        judged = judgement(claim, {claim.notebook: results})
+        if results["profile"] in CITABLE:
+            self.check(claim, judged)
+        return [self.box(claim, judged, EXECUTED + results["notebook"])]
+
+    def check(self, claim: evidence.Claim, judged: Mapping[str, str]) -> None:
+        """Warn when the words around the block no longer hold."""
+        for option, field in (("expect", "verdict"), ("reproduced", "reproduced")):
+            expected = self.options.get(option, judged[field])
+            if expected != judged[field]:
+                found = f"the text expects {field} = {expected}, the run says {judged[field]}"
+                self.complain(f"{{verdict}} {claim.id}: {found} ({judged['reason'] or 'no reason given'})")
+        if judged["criterion"] not in ("", claim.criterion):
+            again = f"run notebook {claim.notebook} again"
+            self.complain(f"{{verdict}} {claim.id}: its criterion changed after the run; {again}")
+
+    def box(self, claim: evidence.Claim, judged: Mapping[str, str], docname: str) -> nodes.Element:
+        title = nodes.title("", "", link(self.env, docname, nodes.inline(text=f"Claim {claim.id}")))
+        for name, field in (("verdict", "verdict"), ("reproduced", "reproduced")):
+            title += [nodes.Text(f" · {name} "), label(judged[field])]
+        statement = nodes.paragraph("", "", nodes.strong(text=claim.statement or claim.quantity))
+        settings = ", ".join(part for part in (claim.configuration, claim.source) if part)
+        published = nodes.paragraph(text=f"Published: {claim.reported} ({settings}).")
+        reason = nodes.paragraph(text=f"Judged: {judged['reason'] or 'no run has judged this claim yet'}.")
+        colour = f"verdict-{judged['verdict'].replace(' ', '-')}"
+        words = nodes.container(classes=["verdict-words"])
+        self.state.nested_parse(self.content, self.content_offset, words)
+        return nodes.admonition("", title, statement, words, published, reason, classes=["verdict", colour])
+
+    def complain(self, message: str) -> list[nodes.Node]:
+        logger.warning(message, location=self.get_location())
+        return [nodes.paragraph("", "", nodes.strong(text=f"[{message}]"))]
+
+
+def stamp(app: Sphinx, doctree: nodes.document) -> None:
+    """Put the provenance of an executed notebook, folded, at its foot."""
+    docname = app.env.docname
+    if not docname.startswith(EXECUTED):
+        return
+    path = Path(app.srcdir) / "results" / f"{docname.removeprefix(EXECUTED)}.provenance.json"
+    if not path.exists():
+        logger.warning(f"{docname}: no provenance, wanted results/{path.name}", location=docname)
+        return
+    app.env.note_dependency(str(path))
+    provenance = json.loads(path.read_text())
+    if provenance.pop("dirty", False):
+        provenance["commit"] += " with uncommitted changes"
+    fields = nodes.field_list(classes=["provenance"])
+    for name, value in provenance.items():
+        body = nodes.paragraph("", "", *described(value))
+        fields += nodes.field("", nodes.field_name(text=name.replace("_", " ")), nodes.field_body("", body))
+    title = nodes.title(text="Provenance: what ran, when, on what")
+    page = next(iter(doctree.findall(nodes.section)), doctree)
+    page += nodes.admonition("", title, fields, classes=["note", "dropdown"])
+
+
+def described(value: Any) -> Iterator[nodes.Node]:
+    """Yield a provenance value as words: mappings as `name=value`, lists with commas."""
+    if isinstance(value, Mapping):
+        value = [f"{name}={entry}" for name, entry in value.items()] or "none"
+    for index, item in enumerate(value if isinstance(value, list) else [value]):
+        yield from [nodes.Text(", ")] * bool(index)
+        yield nodes.literal(text=str(item)) if isinstance(value, list) else nodes.Text(evidence.format_value(item))
+
+
+def banner(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """Say on every page that the numbers are not for citation, unless all of them come from a citable profile."""
+    paths = (Path(app.srcdir) / "results").glob("[0-9][0-9]_*.json")
+    found = {json.loads(path.read_text())["profile"] for path in paths if not path.stem.endswith(".provenance")}
+    for profile in sorted(found - set(CITABLE)):
+        words = f"{profile} profile: numbers are not for citation"
+        context["body"] = f'<p class="profile-banner" role="note">{words}</p>{context.get("body", "")}'
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_role("result", ResultRole())
+    app.add_directive("claims", ClaimsDirective)
+    app.add_directive("scoreboard", ScoreboardDirective)
+    app.add_directive("verdict", VerdictDirective)
+    app.connect("missing-reference", resolve)
+    app.connect("doctree-read", stamp)
+    app.connect("html-page-context", banner)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,179 @@
+"""What SAEs are trained on: a model's activations at one hook, with their own train / held-out split."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from husai import nulls
+from husai.config import require
+from husai.models import Models, initialise
+from husai.tasks import generator, sequences
+
+FACTORS = ("a", "b", "c")
+
+
+class Activations(NamedTuple):
+    """Activations of every input, split by input into a part that SAEs see and a held-out part."""
+
+    values: Float[Tensor, "n d_model"]
+    """One row an input."""
+    training: Bool[Tensor, " n"]
+    """Which rows SAEs are trained on."""
+    name: str = ""
+    """Where they come from."""
+
+    @property
+    def fit(self) -> Float[Tensor, "rows d_model"]:
+        """Rows that SAEs are trained on."""
+        return self.values[self.training]
+
+    @property
+    def held_out(self) -> Float[Tensor, "rows d_model"]:
+        """Rows on which SAEs are judged; all rows when none is held out."""
+        return self.values[~self.training] if not bool(self.training.all()) else self.values
+
+    @property
+    def mean(self) -> Float[Tensor, " d_model"]:
+        """Mean of the training rows: what FVU is centred by."""
+        return self.fit.mean(0)
+
+    def whole(self) -> "Activations":
+        """Return the same activations with nothing held out, as the sources trained."""
+        return self._replace(training=torch.ones_like(self.training))
+
+    def gaussian(self, seed: int) -> "Activations":
+        """Return normal noise with the mean and covariance of these activations: no structure beyond them."""
+        noise = nulls.gaussian(self.values, seed)
+        return self._replace(values=noise, name=f"{self.name}, Gaussian")
+
+    def shuffled(self, seed: int) -> "Activations":
+        """Return the input of null N4: principal coordinates permuted across inputs, covariance kept."""
+        return self._replace(
+            values=nulls.shuffle_coordinates(self.values, seed), name=f"{self.name}, shuffled"
+        )
+
+
+def split(
+    values: Float[Tensor, "n d_model"], seed: int, name: str = "", held_out: float = 0.2
+) -> Activations:
+    """Return activations with a random share of the inputs held out."""
+    require(bool(values.isfinite().all()), "values", "NaN or infinity among them", "finite activations")
+    order = torch.randperm(len(values), generator=generator(seed, "activations/split"))
+    training = torch.ones(len(values), dtype=torch.bool)
+    training[order[: round(held_out * len(values))]] = False
+    return Activations(values, training, name)
+
+
+@torch.no_grad()
+def collect(models: Models, hook: str, position: int | None = None) -> list[Activations]:
+    """Return the activations of all p*p pairs at one hook and position (default: the read-out), one entry a model seed.
+
+    Raises ValueError when the model has no such hook.
+    """
+    data = sequences(models.task)
+    position = data.position if position is None else position
+    seen: list[str] = []
+    kept: list[Tensor] = []
+
+    def keep(name: str, value: Tensor) -> None:
+        seen.append(name)
+        if name == hook:
+            kept.append(value[:, :, position].clone())
+
+    for tokens in data.tokens.split(2048):
+        models.logits(tokens, hooks=keep)
+    require(bool(kept), "hook", hook, f"one of {sorted(set(seen))}")
+    values = torch.cat(kept, 1)
+    return [
+        split(
+            values[i], seed, f"{models.task.format} task, model seed {seed}, {hook} at {data.names[position]}"
+        )
+        for i, seed in enumerate(models.seeds)
+    ]
+
+
+def arms(models: Models, hook: str) -> dict[str, list[Activations]]:
+    """Return what a stability score is compared on: the model's activations, and what the nulls N4 and N5 train on.
+
+    N4 shuffles the activations; N5 collects them from a transformer of the same shape with random weights.
+    """
+    real = collect(models, hook)
+    return {
+        "real": real,
+        "N4": [acts.shuffled(seed) for acts, seed in zip(real, models.seeds, strict=True)],
+        "N5": collect(untrained(models), hook),
+    }
+
+
+def untrained(models: Models) -> Models:
+    """Return models of the same shape with fresh random weights, other draws than the trained ones started from."""
+    vocabulary, positions = (
+        models.parameters["embed.W_E"].shape[1],
+        models.parameters["pos_embed.W_pos"].shape[1],
+    )
+    seeds: Sequence[int] = [seed + 10_000 for seed in models.seeds]
+    parameters = initialise(models.config, vocabulary, positions, seeds)
+    return models._replace(parameters=parameters, steps=(0,) * len(seeds))
+
+
+class Explained(NamedTuple):
+    """Shares of the activations' variance that a, b and their sum c explain, at every hook and position."""
+
+    hooks: tuple[str, ...]
+    """Hook names in the order of computation."""
+    positions: tuple[str, ...]
+    """What stands at each token position."""
+    shares: Float[Tensor, "factors hooks positions seeds"]
+    """eta^2, factors in the order a, b, c; NaN where the activations are the same for all inputs."""
+
+    def table(self, factor: str) -> Float[Tensor, "hooks positions"]:
+        """Return the shares of one factor, averaged over model seeds."""
+        return self.shares[FACTORS.index(factor)].mean(-1)
+
+    def at(self, factor: str, hook: str, position: str) -> list[float]:
+        """Return the share of one factor at one place, one value a model seed."""
+        place = self.hooks.index(hook), self.positions.index(position)
+        return self.shares[FACTORS.index(factor)][place].tolist()
+
+
+@torch.no_grad()
+def explained(models: Models) -> Explained:
+    """Return the share of variance between groups of equal a, equal b and equal c, at every hook and position.
+
+    eta^2 = sum_g n_g |mean_g - mean|^2 / sum_i |x_i - mean|^2 over all p*p pairs. There a, b and c are balanced and
+    pairwise independent, so the three shares are parts of one whole. Source: the correlation ratio, Fisher (1925).
+    """
+    data, p = sequences(models.task), models.task.p
+    labels = torch.stack([data.tokens[:, 1], data.tokens[:, 3], data.answers])
+    sums: dict[str, Tensor] = {}  # of the activations in every group: [factors, seeds, p, positions, d]
+    squares: dict[str, Tensor] = {}  # of all activations: [seeds, positions]
+    for tokens, groups in zip(data.tokens.split(2048), labels.split(2048, 1), strict=True):
+        models.logits(tokens, hooks=partial(_tally, sums, squares, groups, p))
+    shares = [_eta_squared(sums[name], squares[name], p) for name in sums]
+    return Explained(tuple(sums), data.names, torch.stack(shares, 1))
+
+
+def _tally(
+    sums: dict[str, Tensor], squares: dict[str, Tensor], groups: Tensor, p: int, name: str, value: Tensor
+) -> None:
+    """Add one batch [seeds, batch, positions, d] to the sums of its hook."""
+    seeds, _, positions, d = value.shape
+    if name not in sums:
+        sums[name] = value.new_zeros((len(FACTORS), seeds, p, positions, d), dtype=torch.float64)
+        squares[name] = value.new_zeros((seeds, positions), dtype=torch.float64)
+    for total, group in zip(sums[name], groups, strict=True):
+        total += value.new_zeros(total.shape).index_add_(1, group, value)
+    squares[name] += value.square().sum((1, 3), dtype=torch.float64)
+
+
+def _eta_squared(sums: Tensor, squares: Tensor, p: int) -> Tensor:
+    """Return eta^2 [factors, positions, seeds] of p groups of p inputs each."""
+    of_mean = sums[0].sum(1).square().sum(-1) / p**2
+    variance = squares - of_mean
+    variance[variance <= 1e-6 * squares] = torch.nan  # float32 rounding: the activations do not vary
+    between = (sums.square().sum((2, 4)) / p - of_mean).clamp(min=0)
+    return (between / variance).transpose(1, 2)

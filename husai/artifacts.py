@@ -1,0 +1,144 @@
+"""Trained things on disk, addressed by what made them: never stale, never half-written, never trained twice."""
+
+import ast
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from husai.config import canonical, fingerprint
+from husai.evidence import ROOT, write_json
+
+_opened: dict[str, str] = {}
+
+
+def root() -> Path:
+    """Return the store: $HUSAI_ARTIFACTS, else `artifacts/` in the repository."""
+    return Path(os.environ.get("HUSAI_ARTIFACTS") or ROOT / "artifacts")
+
+
+def opened() -> dict[str, str]:
+    """Return `{kind/hash: digest of its files}` of every artifact that this process has built or read."""
+    return dict(_opened)
+
+
+def source_hash(modules: Sequence[str]) -> str:
+    """Return a hash over the code of the named `husai` modules: layout, comments and docstrings do not count."""
+    codes = []
+    for module in modules:
+        origin = getattr(find_spec(f"husai.{module}"), "origin", None)
+        if origin is None:
+            raise ValueError(f"modules names {module!r}; wanted a module of husai")
+        codes.append(ast.unparse(_without_docstrings(ast.parse(Path(origin).read_text()))))
+    return fingerprint(codes)
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            texts = [s for s in body if isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant)]
+            node.body = [s for s in body if s not in texts] or [ast.Pass()]  # type: ignore[attr-defined]
+    return tree
+
+
+def stored(
+    kind: str,
+    config: Any,
+    build: Callable[[Path], None],
+    *,
+    modules: Sequence[str],
+    inputs: Sequence[str] = (),
+) -> Path:
+    """Return the folder of an artifact, building it first when the store does not have it.
+
+    The address hashes the configuration, the source of the modules that compute it, its inputs' hashes, the thread
+    count and torch's version. `build(folder)` works in `<hash>.partial`, which survives a kill so that a builder may
+    resume; it is renamed when complete. A file lock keeps two processes from building the same thing.
+    Raises ValueError when a stored file is missing, truncated or altered.
+    """
+    key = {
+        "config": json.loads(canonical(config)),
+        "modules": source_hash(modules),
+        "inputs": list(inputs),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    address = fingerprint([kind, key])
+    folder, partial = root() / kind / address, root() / kind / f"{address}.partial"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / f".{address}.lock"):
+        if not folder.exists():
+            partial.mkdir(exist_ok=True)
+            build(partial)
+            write_json(partial / "manifest.json", {"kind": kind, **key, "files": _digests(partial)})
+            os.replace(partial, folder)
+        _opened[f"{kind}/{address}"] = verify(folder)
+    return folder
+
+
+def verify(folder: Path) -> str:
+    """Check every file of an artifact against its manifest and return the digest of them all."""
+    try:
+        wanted: Mapping[str, str] = json.loads((folder / "manifest.json").read_text())["files"]
+    except (OSError, ValueError, KeyError):
+        raise ValueError(
+            f"artifact {folder.name} has no readable manifest.json; delete its folder to build it anew"
+        ) from None
+    found = _digests(folder)
+    for name, digest in wanted.items():
+        if found.get(name) != digest:
+            state = "is missing" if name not in found else "is corrupt or truncated (its checksum differs)"
+            raise ValueError(f"artifact {folder.name}: {name} {state}; delete its folder to build it anew")
+    return fingerprint(wanted)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "manifest.json"]
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier, killed build left in a partial folder."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write tensors (safetensors) with JSON metadata, under a temporary name that is then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    text = {"husai": json.dumps(metadata or {}, sort_keys=True)}
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary, text)
+    os.replace(temporary, path)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the JSON metadata of a file; ValueError names a missing, truncated or foreign file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get("husai", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"path is {path.name!r}; wanted a complete safetensors file ({error})") from None
+
+
+def content_hash(*tensors: Tensor) -> str:
+    """Return a hash of tensors' shapes, types and bytes: the address of an input."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]

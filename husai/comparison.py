@@ -1,0 +1,135 @@
+"""The only comparison: a cross-seed score beside what it would be by chance, and their gap with its interval."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from husai import nulls, stats
+from husai.config import require
+from husai.evidence import Estimate
+from husai.study import Study, score_matrix
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A score beside its null, and their gap: intervals over models and seeds, or over one model's seeds."""
+
+    metric: str
+    null: str
+    score: Estimate
+    null_score: Estimate
+    gap: Estimate
+
+    def table(self) -> dict[str, str]:
+        """Return the comparison as text, one row of a table."""
+        kappa = (self.score.value - self.null_score.value) / (1 - self.null_score.value)
+        row = {
+            "metric": self.metric,
+            "score": str(self.score),
+            "null": self.null,
+            "null score": str(self.null_score),
+        }
+        return {**row, "gap": str(self.gap), f"kappa_{self.null}": f"{kappa:.3f}", "scope": self.gap.method}
+
+
+def compare(
+    studies: Sequence[Study],
+    null: str | Sequence[Study],
+    metric: str = "mean_max_cosine",
+    *,
+    name: str = "",
+    latents: str = "alive",
+) -> Comparison:
+    """Compare the cross-seed score of alive latents with a null; one entry of `studies` a model.
+
+    `null` is "N0" (isotropic), "N2" (covariance-matched), "N3" (data atoms), drawn at each seed's own alive count, or
+    the studies of a trained null (N4, N5; `name` says which): there the gap is taken at equal alive counts, the rarest
+    latents of the side that has more being dropped. With three or more models the intervals generalise over models and
+    seeds (`stats.crossed`); else they hold for this model. `metric` is a dictionary metric of `husai.metrics`, or
+    "activation_matching" (trained nulls only). `latents="all"` keeps dead latents, as the sources did.
+    """
+    require(latents in ("alive", "all"), "latents", latents, "'alive' or 'all'")
+    require(
+        len(studies) != 2, "studies", "two models", "one model, or three and more for an interval over models"
+    )
+    real = np.stack([study.scores(metric, latents) for study in studies])
+    if isinstance(null, str):
+        wanted = "a trained null: drawn dictionaries have no activations"
+        require(metric != "activation_matching", "null", null, wanted)
+        matched = real
+        other = np.stack([score_matrix(metric, drawn(study, null, latents)) for study in studies])
+    else:
+        pairs = [
+            (study, trained, _shared_counts(study, trained))
+            for study, trained in zip(studies, null, strict=True)
+        ]
+        matched = np.stack([study.matrix(metric, study.commonest(counts)) for study, _, counts in pairs])
+        other = np.stack([trained.matrix(metric, trained.commonest(counts)) for _, trained, counts in pairs])
+    label = name or (null if isinstance(null, str) else "trained null")
+    return Comparison(metric, label, *(summarise(values) for values in (real, other, matched - other)))
+
+
+def _shared_counts(study: Study, trained: Study) -> list[int]:
+    """Return, per seed, the smaller of the two numbers of alive latents."""
+    return torch.minimum(study.alive.sum(1), trained.alive.sum(1)).tolist()
+
+
+def against_nulls(
+    studies: Sequence[Study], trained: Mapping[str, Sequence[Study]], metric: str = "mean_max_cosine"
+) -> dict[str, Comparison]:
+    """Return the comparison with every null by its name: N0, N2, N3 where the metric allows, then the trained ones."""
+    untrained = [] if metric == "activation_matching" else ["N0", "N2", "N3"]
+    found = {null: compare(studies, null, metric) for null in untrained}
+    return found | {name: compare(studies, null, metric, name=name) for name, null in trained.items()}
+
+
+def healthy(studies: Sequence[Study]) -> bool:
+    """Return whether every study passes every gate of `book/quality.toml`, the plateau included."""
+    return all(all(study.passes.values()) for study in studies)
+
+
+def quality(studies: Sequence[Study]) -> dict[str, Estimate]:
+    """Return FVU, L0 and alive share: an interval over models from three on, else over the seeds of one model."""
+    if len(studies) < 3:
+        return studies[0].quality
+    keys = studies[0].quality
+    return {key: stats.mean([study.quality[key].value for study in studies]) for key in keys}
+
+
+def convergence(studies: Sequence[Study]) -> dict[str, float]:
+    """Return the largest slope and the largest cosine to the own start among the models."""
+    found = [study.convergence for study in studies]
+    return {"slope": max(abs(c.slope) for c in found), "init_cosine": max(c.init_cosine for c in found)}
+
+
+def failures(studies: Sequence[Study]) -> str:
+    """Return, in words, which model fails which gate of `book/quality.toml`; "none" when all pass."""
+    found = [f"model {index + 1}: {study.failures}" for index, study in enumerate(studies) if study.failures]
+    return "; ".join(found) or "none"
+
+
+def summarise(matrices: np.ndarray) -> Estimate:
+    """Return the mean pair score of [models, seeds, seeds]: crossed from three models on, else in this model."""
+    if len(matrices) >= 3:
+        return stats.crossed(matrices).estimate
+    estimate = stats.pairwise(matrices[0])
+    return replace(estimate, method=f"{estimate.method}, in this model")
+
+
+def drawn(study: Study, null: str, latents: str = "alive") -> list[Tensor]:
+    """Return one dictionary a seed of an untrained null, with as many rows as that seed has (alive) latents."""
+    acts = study.activations
+    draws: dict[str, Callable[[int, int], Tensor]] = {
+        "N0": lambda n, seed: nulls.isotropic(n, acts.values.shape[1], seed),
+        "N2": partial(nulls.covariance_matched, acts.fit),
+        "N3": partial(nulls.data_atoms, acts.fit),
+    }
+    require(null in draws, "null", null, f"one of {sorted(draws)}, or the studies of a trained null")
+    return [
+        draws[null](int(kept.sum()), seed)
+        for kept, seed in zip(study.mask(latents), study.seeds, strict=True)
+    ]

@@ -1,0 +1,181 @@
+"""What a run is made of: frozen configurations, their fingerprints, and independent random streams."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any
+
+
+def stream_seed(seed: int, stream: str) -> int:
+    """Return the 63-bit seed of one named random stream, so that init, data order and split never share draws.
+
+    `sha256("<seed>/<stream>")`, first eight bytes without the sign bit: equal on every platform.
+    """
+    digest = hashlib.sha256(f"{int(seed)}/{stream}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def canonical(value: Any) -> str:
+    """Return the one JSON text of a value (sorted keys, dataclasses by name and fields)."""
+
+    def default(item: Any) -> Any:
+        if is_dataclass(item) and not isinstance(item, type):
+            return {"type": type(item).__name__, **asdict(item)}
+        raise TypeError(f"{item!r} has no canonical JSON form")
+
+    return json.dumps(value, default=default, sort_keys=True, separators=(",", ":"))
+
+
+def fingerprint(value: Any) -> str:
+    """Return the first twelve hex digits of the SHA-256 of `canonical(value)`."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:12]
+
+
+def require(ok: bool, argument: str, came: Any, wanted: str) -> None:
+    """Raise the house's ValueError (the argument, what came, what was wanted) unless `ok`."""
+    if not ok:
+        raise ValueError(f"{argument} is {came!r}; wanted {wanted}")
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """Modular addition as a sequence, with or without the answer in the input."""
+
+    p: int = 113
+    """The modulus: operands and answers lie in 0..p-1."""
+    format: str = "clean"
+    """`clean` is [BOS, a, +, b, =] read at =; `leaked` is [BOS, a, +, b, =, c, EOS] read at c, as the sources did."""
+    train_fraction: float = 0.7
+    """Share of the p*p pairs that the model is trained on; the others are held out."""
+
+    def __post_init__(self) -> None:
+        require(self.p >= 3, "p", self.p, "a modulus of at least 3")
+        require(self.format in ("clean", "leaked"), "format", self.format, "'clean' or 'leaked'")
+        require(0 < self.train_fraction < 1, "train_fraction", self.train_fraction, "a share between 0 and 1")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A small transformer without LayerNorm, and how it is trained."""
+
+    n_layers: int = 1
+    """Transformer blocks."""
+    d_model: int = 128
+    """Width of the residual stream."""
+    n_heads: int = 4
+    """Attention heads a block; each is d_model / n_heads wide."""
+    d_mlp: int = 512
+    """Hidden width of the MLP (ReLU)."""
+    steps: int = 700
+    """Optimiser steps."""
+    batch_size: int = 2048
+    """Pairs a step, drawn without replacement within an epoch."""
+    lr: float = 5e-3
+    """Peak learning rate of AdamW, after the warm-up."""
+    warmup: int = 10
+    """Steps of linear warm-up."""
+    decay_share: float = 0.3
+    """Share of the steps, at the end, over which the learning rate falls linearly to zero."""
+    weight_decay: float = 1.0
+    """Decoupled weight decay of AdamW."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """Moment decay rates of AdamW."""
+    bf16: bool = True
+    """Whether training multiplies in bfloat16 (weights, optimiser and evaluation stay float32)."""
+
+    def __post_init__(self) -> None:
+        require(self.n_layers >= 1, "n_layers", self.n_layers, "at least one block")
+        require(
+            self.d_model % self.n_heads == 0,
+            "n_heads",
+            self.n_heads,
+            f"a divisor of d_model = {self.d_model}",
+        )
+        require(self.steps >= 0, "steps", self.steps, "a number of optimiser steps, 0 for an untrained model")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "at least one pair a step")
+        require(self.warmup >= 1, "warmup", self.warmup, "at least one step")
+        require(0 < self.decay_share <= 1, "decay_share", self.decay_share, "a share above 0, at most 1")
+
+
+@dataclass(frozen=True)
+class SAEConfig:
+    """The shape of a sparse autoencoder."""
+
+    architecture: str = "topk"
+    """Which published architecture: a file in `husai/architectures`."""
+    d_sae: int = 1024
+    """Number of latents."""
+    k: int = 32
+    """Active latents an input (TopK); for ReLU the L0 that its gate expects."""
+    signed: bool = False
+    """TopK without the ReLU: selected latents may be negative, as in the sources."""
+    decoder_bias: bool = True
+    """Whether b_dec exists; the sources had none."""
+    l1: float = 1e-3
+    """Penalty on the latents' absolute sum (ReLU only)."""
+
+    def __post_init__(self) -> None:
+        require(self.architecture in ("topk", "relu"), "architecture", self.architecture, "'topk' or 'relu'")
+        require(self.d_sae >= 1, "d_sae", self.d_sae, "at least one latent")
+        require(1 <= self.k <= self.d_sae, "k", self.k, f"1 <= k <= d_sae = {self.d_sae}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """An SAE and the recipe that trains it."""
+
+    sae: SAEConfig
+    """The architecture and its sizes."""
+    recipe: str = "converged"
+    """Name under which the recipe is reported."""
+    steps: int = 4096
+    """Optimiser steps."""
+    batch_size: int = 256
+    """Activations a step."""
+    lr: float = 1e-3
+    """Peak learning rate of Adam."""
+    decay_share: float = 0.2
+    """Share of the steps, at the end, over which the learning rate falls linearly to zero."""
+    standardise: bool = True
+    """Centre the activations and scale them to a mean norm of sqrt(d_model)."""
+    tied_init: bool = True
+    """Start the encoder as the decoder's transpose; otherwise both are Kaiming-uniform."""
+    project_gradient: bool = True
+    """Remove the part of the decoder's gradient that is parallel to its unit rows."""
+    clip_norm: float = 1.0
+    """Largest gradient norm of one SAE; 0 switches clipping off."""
+    auxk: float = 1 / 32
+    """Weight of the auxiliary loss by which dead latents explain the residual (Gao et al. 2024, eq. 7)."""
+    dead_after: int = 256
+    """Steps without firing after which a latent counts as dead in training."""
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 1, "steps", self.steps, "at least one optimiser step")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "at least one activation a step")
+        require(0 <= self.decay_share <= 1, "decay_share", self.decay_share, "a share between 0 and 1")
+
+
+def published(d_sae: int = 1024, k: int = 32, architecture: str = "topk") -> TrainConfig:
+    """Return the recipe behind the sources' headline: 140 steps of Adam, no decoder bias, signed TopK."""
+    sae = SAEConfig(architecture, d_sae, k, signed=architecture == "topk", decoder_bias=False)
+    return TrainConfig(
+        sae, "published", steps=140, batch_size=2048, lr=3e-4, decay_share=0.0, standardise=False,
+        tied_init=False, project_gradient=False, clip_norm=0.0, auxk=0.0,
+    )  # fmt: skip
+
+
+def converged(d_sae: int = 1024, k: int = 32, steps: int = 4096, **sae: Any) -> TrainConfig:
+    """Return recipe G: centred data, tied initialisation, TopK of ReLU, AuxK, projected gradient, lr decay.
+
+    At least 2e4 updates a latent are wanted, steps * batch * k / d_sae; `study` checks them and the plateau.
+    """
+    return TrainConfig(SAEConfig(d_sae=d_sae, k=k, **sae), "converged", steps=steps)
+
+
+def log_grid(steps: int, first: int = 8) -> list[int]:
+    """Return 0, the powers of two from `first` up, and `steps`: where checkpoints are kept."""
+    grid = {0, steps}
+    while first < steps:
+        grid.add(first)
+        first *= 2
+    return sorted(grid)

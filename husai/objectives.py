@@ -1,0 +1,30 @@
+"""Terms of an SAE's loss: pure functions that return one value a seed."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def reconstruction(
+    x: Float[Tensor, "seeds batch d_model"], x_hat: Float[Tensor, "seeds batch d_model"]
+) -> Float[Tensor, " seeds"]:
+    """Return the mean over batch and dimensions of (x - x_hat)^2."""
+    return (x - x_hat).square().mean((1, 2))
+
+
+def auxk(
+    error: Float[Tensor, "seeds batch d_model"],
+    pre: Float[Tensor, "seeds batch d_sae"],
+    W_dec: Float[Tensor, "seeds d_sae d_model"],
+    dead: Bool[Tensor, "seeds d_sae"],
+    k: int,
+) -> Float[Tensor, " seeds"]:
+    """Return the error left when the k strongest dead latents explain the detached residual `error` = x - x_hat.
+
+    mean (error - z_dead W_dec)^2, zero for a seed without dead latents (Gao et al. 2024, arXiv 2406.04093, app. A.2).
+    """
+    dead_pre = torch.where(dead[:, None], pre, -torch.inf)
+    values, indices = dead_pre.topk(min(k, pre.shape[-1]), dim=-1)
+    z = torch.zeros_like(pre).scatter(-1, indices, values.relu())
+    term = (error.detach() - torch.bmm(z, W_dec)).square().mean((1, 2))
+    return torch.where(dead.any(1), term, torch.zeros_like(term))

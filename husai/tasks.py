@@ -1,0 +1,101 @@
+"""Tasks with a known answer: modular addition without a leak, the leaked form of the sources, sparse dictionaries."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from husai.config import TaskConfig, require, stream_seed
+
+
+class Sequences(NamedTuple):
+    """Every pair (a, b) of a modular task as token sequences."""
+
+    tokens: Int[Tensor, "pairs positions"]
+    """Input tokens; residues are their own ids, then BOS, EOS, =, +."""
+    answers: Int[Tensor, " pairs"]
+    """(a + b) mod p."""
+    position: int
+    """Index of the token at which the answer is read."""
+    vocabulary: int
+    """Number of token ids."""
+    names: tuple[str, ...]
+    """What stands at each position."""
+
+
+def sequences(task: TaskConfig) -> Sequences:
+    """Return all p*p pairs in a-major order.
+
+    `clean` is [BOS, a, +, b, =] read at `=`: the answer is nowhere in the input.
+    `leaked` is [BOS, a, +, b, =, c, EOS] read at `c`, the sources' format, where copying the current token suffices.
+    """
+    p = task.p
+    bos, eos, equals, plus = p, p + 1, p + 2, p + 3
+    a, b = torch.arange(p).repeat_interleave(p), torch.arange(p).repeat(p)
+    c = (a + b) % p
+    constant = torch.ones_like(a)
+    columns = [bos * constant, a, plus * constant, b, equals * constant]
+    names = ["BOS", "a", "+", "b", "="]
+    if task.format == "leaked":
+        columns += [c, eos * constant]
+        names += ["c", "EOS"]
+    position = names.index("c" if task.format == "leaked" else "=")
+    return Sequences(torch.stack(columns, 1), c, position, p + 4, tuple(names))
+
+
+def train_mask(task: TaskConfig, seed: int) -> Bool[Tensor, " pairs"]:
+    """Return which of the p*p pairs a model of this seed is trained on; the rest are held out."""
+    pairs = task.p**2
+    order = torch.randperm(pairs, generator=generator(seed, "split"))
+    mask = torch.zeros(pairs, dtype=torch.bool)
+    mask[order[: round(task.train_fraction * pairs)]] = True
+    return mask
+
+
+def fourier_basis(p: int) -> Float[Tensor, "p p"]:
+    """Return the orthonormal real Fourier basis of Z_p for odd p: the constant, then cos and sin of k = 1..(p-1)/2.
+
+    Rows 2k-1 and 2k are sqrt(2/p) cos(2 pi k x/p) and sqrt(2/p) sin(2 pi k x/p): each direction once.
+    """
+    require(p % 2 == 1, "p", p, "an odd modulus")
+    x, k = torch.arange(p, dtype=torch.float64), torch.arange(1, (p - 1) // 2 + 1, dtype=torch.float64)
+    angle = 2 * torch.pi * k[:, None] * x / p
+    waves = torch.stack([torch.cos(angle), torch.sin(angle)], 1).reshape(p - 1, p) * (2 / p) ** 0.5
+    return torch.cat([torch.full((1, p), p**-0.5, dtype=torch.float64), waves])
+
+
+def frequency_power(table: Float[Tensor, "p d"]) -> Float[Tensor, " frequencies"]:
+    """Return each frequency's share of the centred squared norm of a table indexed by residues, k = 1..(p-1)/2."""
+    spectrum = fourier_basis(len(table)) @ (table.double() - table.double().mean(0))
+    power = spectrum[1:].square().sum(1).reshape(-1, 2).sum(1)
+    return power / power.sum()
+
+
+class SparseDictionary(NamedTuple):
+    """Synthetic activations whose features are known."""
+
+    activations: Float[Tensor, "n d_model"]
+    """x = sum of k atoms with positive coefficients."""
+    atoms: Float[Tensor, "atoms d_model"]
+    """The true features: unit rows."""
+    codes: Float[Tensor, "n atoms"]
+    """The coefficients, k of them non-zero a row."""
+
+
+def sparse_dictionary(d_model: int, atoms: int, k: int, n: int, seed: int) -> SparseDictionary:
+    """Return n samples of a sparse non-negative code over random unit atoms (the toy of Song et al. 2025, section 4.1).
+
+    Each sample has exactly k atoms, uniformly chosen, with coefficients |N(0, 1)|.
+    """
+    require(1 <= k <= atoms, "k", k, f"1 <= k <= atoms = {atoms}")
+    draw = generator(seed, "dictionary")
+    truth = torch.nn.functional.normalize(torch.randn(atoms, d_model, generator=draw), dim=1)
+    chosen = torch.rand(n, atoms, generator=draw).topk(k).indices
+    codes = torch.zeros(n, atoms).scatter_(1, chosen, torch.randn(n, k, generator=draw).abs())
+    return SparseDictionary(codes @ truth, truth, codes)
+
+
+def generator(seed: int, stream: str) -> torch.Generator:
+    """Return a torch generator for one named random stream."""
+    return torch.Generator().manual_seed(stream_seed(seed, stream))

@@ -1,0 +1,85 @@
+"""Activations are the model's own, at the hook and position asked for, and their split never mixes."""
+
+import pytest
+import torch
+
+from husai import activations
+from husai.activations import Activations
+from husai.config import ModelConfig, TaskConfig
+from husai.models import Models, initialise
+from husai.tasks import sequences
+
+CONFIG, TASK = ModelConfig(n_layers=2, d_model=16, n_heads=2, d_mlp=32), TaskConfig(p=7)
+
+
+def model(seeds=(0, 1, 2)):
+    data = sequences(TASK)
+    return Models(CONFIG, TASK, seeds, initialise(CONFIG, data.vocabulary, 5, seeds), (0,) * len(seeds))
+
+
+def test_collected_rows_give_the_models_own_logits():
+    """The last residual at the read-out, times the unembedding, is the logits: an oracle for hook and position."""
+    three = model()
+    for index, acts in enumerate(activations.collect(three, "blocks.1.hook_resid_post")):
+        logits = acts.values @ three.parameters["unembed.W_U"][index]
+        assert torch.allclose(logits, three.logits(sequences(TASK).tokens)[index], atol=1e-5)
+
+
+def test_embedding_hook_at_a_position_is_that_tokens_row():
+    three, data = model(), sequences(TASK)
+    acts = activations.collect(three, "hook_embed", position=3)[1]
+    assert torch.equal(acts.values, three.parameters["embed.W_E"][1, data.tokens[:, 3]])
+
+
+def test_an_unknown_hook_is_named_with_the_known_ones():
+    with pytest.raises(ValueError, match="hook is 'blocks.9.hook_resid_post'.*blocks.1.hook_resid_post"):
+        activations.collect(model(), "blocks.9.hook_resid_post")
+
+
+def test_split_holds_out_a_fifth_and_whole_holds_out_nothing():
+    acts = activations.split(torch.randn(50, 4), seed=0)
+    assert len(acts.fit) == 40 and len(acts.held_out) == 10
+    assert len(acts.whole().fit) == len(acts.whole().held_out) == 50
+    with pytest.raises(ValueError, match="values is"):
+        activations.split(torch.full((5, 2), float("inf")), seed=0)
+
+
+def test_arms_share_split_and_shape_and_the_random_model_is_another_one():
+    arms = activations.arms(model(), "blocks.1.hook_resid_post")
+    for real, shuffled, random in zip(arms["real"], arms["N4"], arms["N5"], strict=True):
+        assert real.values.shape == shuffled.values.shape == random.values.shape
+        assert torch.equal(real.training, shuffled.training)
+        assert not torch.allclose(real.values, random.values, atol=0.1)
+        centred = [a.values - a.values.mean(0) for a in (real, shuffled)]
+        assert torch.allclose(centred[0].square().sum(), centred[1].square().sum(), rtol=1e-3)
+
+
+def test_type_is_a_plain_record():
+    acts = Activations(torch.zeros(3, 2), torch.tensor([True, True, False]), "x")
+    assert acts.mean.tolist() == [0, 0] and acts.name == "x"
+
+
+def test_explained_is_the_correlation_ratio_and_its_parts_are_of_one_whole():
+    three, data = model(), sequences(TASK)
+    found = activations.explained(three)
+    assert found.positions == data.names and found.hooks[0] == "hook_embed" and len(found.hooks) == 13
+    hook, label = (
+        "blocks.1.hook_resid_post",
+        {"a": data.tokens[:, 1], "b": data.tokens[:, 3], "c": data.answers},
+    )
+    for index, acts in enumerate(activations.collect(three, hook)):
+        x = acts.values.double() - acts.values.double().mean(0)
+        for factor, groups in label.items():
+            between = sum(x[groups == g].mean(0).square().sum() * (groups == g).sum() for g in range(7))
+            assert found.at(factor, hook, "=")[index] == pytest.approx(
+                float(between / x.square().sum()), abs=1e-6
+            )
+    valid = found.shares[~found.shares.isnan()]
+    assert bool((valid >= 0).all()) and bool((found.shares.nansum(0) <= 1 + 1e-5).all())
+
+
+def test_explained_at_an_operand_is_that_operand_and_a_constant_has_no_share():
+    found = activations.explained(model())
+    assert found.at("a", "hook_embed", "a") == pytest.approx([1, 1, 1]) == found.at("b", "hook_embed", "b")
+    assert found.at("c", "hook_embed", "a") == pytest.approx([0, 0, 0], abs=1e-6)
+    assert found.table("a")[found.hooks.index("blocks.1.hook_resid_post"), 0].isnan(), "BOS sees nothing"

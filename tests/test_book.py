@@ -1,0 +1,268 @@
+"""The book's extensions on a tiny Sphinx project, and the ledger against the plan."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from husai import evidence
+
+pytest.importorskip("sphinx", reason="the book's packages are not installed")
+import yaml  # noqa: E402
+from sphinx.application import Sphinx  # noqa: E402
+from sphinx.util.docutils import docutils_namespace, patch_docutils  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+STEM = "22_trained_vs_random"
+PLANNED = {f"{part}{n}" for part, last in enumerate((3, 6, 7, 5, 5, 5, 5, 1), 1) for n in range(1, last + 1)}
+GAP = {"value": 0.21, "low": 0.18, "high": 0.24, "n": 5, "unit": "", "method": "jackknife over seeds, t(4)"}
+LEDGER = """
+[P1]
+quantity = "trained PWMCC"
+reported = "0.3001"
+source = "stability paper"
+notebook = "22"
+statement = "Trained agrees as chance does."
+verdict = [ { value = "gap", rule = "equivalent", margin = 0.02 } ]
+
+["A5.1e-4"]
+quantity = "a claim to come"
+reported = "1"
+source = "paper"
+notebook = "41"
+"""
+
+
+class Project:
+    """A Sphinx project of one page, with the results of one notebook."""
+
+    def __init__(self, root: Path) -> None:
+        self.source, self.output = root / "book", root / "html"
+        (self.source / "results").mkdir(parents=True)
+        (self.source / "claims.toml").write_text(LEDGER)
+        self.results("paper")
+
+    def results(self, profile: str, **fields: Any) -> None:
+        values = {"gap": GAP, "steps": 1400, "converged": True}
+        claim = evidence.load_claims(self.source / "claims.toml")["P1"]
+        judged = {"reproduced": "not run", "verdict": "refuted", "reason": "gap too large"}
+        judged |= {"criterion": claim.criterion, **fields}
+        content = {"notebook": STEM, "profile": profile, "values": values, "claims": {"P1": judged}}
+        (self.source / "results" / f"{STEM}.json").write_text(json.dumps(content))
+
+    def build(self, *texts: str, names: tuple[str, ...] = ("index",)) -> tuple[str, str]:
+        """Return the first page named, as HTML, and the warnings of a fresh build."""
+        for name, text in {"index": "# T", **dict(zip(names, texts, strict=True))}.items():
+            path = self.source / f"{name}.md"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text if name == "index" else f"---\norphan: true\n---\n\n{text}")
+        settings = {
+            "extensions": ["myst_parser", "results", "offline"], "html_theme": "basic", "nitpicky": True,
+            "exclude_patterns": ["results"],
+        }  # fmt: skip
+        with open(self.output.parent / "warnings", "w+") as stream, patch_docutils(), docutils_namespace():
+            places = [self.source, None, self.output, self.output / ".doctrees"]
+            app = Sphinx(*map(lambda p: p and str(p), places), "html", settings, None, stream, freshenv=True)
+            app.build(force_all=True)
+            self.environment = app.env
+            stream.seek(0)
+            return (self.output / f"{names[0]}.html").read_text(), stream.read()
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.syspath_prepend(str(ROOT / "book" / "_ext"))
+    return Project(tmp_path)
+
+
+# --- {result} -------------------------------------------------------------------------------------------------------
+
+
+def test_result_shows_an_estimate_as_the_library_formats_it(project: Project) -> None:
+    page, warnings = project.build("# T\n\n{result}`22:gap`, {result}`22:steps`, {result}`22:converged`")
+    assert warnings == ""
+    assert str(evidence.Estimate(**GAP)) in page
+    assert "1,400" in page and ">yes<" in page
+    assert "jackknife over seeds, t(4), n = 5" in page
+
+
+def test_result_reaches_fields_and_judgements(project: Project) -> None:
+    page, warnings = project.build(
+        "# T\n\n{result}`22:gap.n` {result}`22:gap.low` {result}`22:claims.P1.verdict`"
+    )
+    assert warnings == ""
+    assert ">5<" in page and ">0.180<" in page and ">refuted<" in page
+
+
+def test_result_makes_its_file_a_dependency_of_the_page(project: Project) -> None:
+    project.build("# T\n\n{result}`22:gap`")
+    assert any(str(path).endswith(f"{STEM}.json") for path in project.environment.dependencies["index"])
+
+
+def test_result_links_to_its_notebook(project: Project) -> None:
+    (project.source / "results" / f"{STEM}.provenance.json").write_text(
+        json.dumps({"commit": "abc", "dirty": False})
+    )
+    names = ("index", f"executed/{STEM}")
+    page, warnings = project.build("# T\n\n{result}`22:gap`", "# Notebook\n\n{result}`22:gap`", names=names)
+    assert warnings == ""
+    assert f'href="executed/{STEM}.html"><abbr class="result" title="95 % interval: jackknife' in page
+
+
+@pytest.mark.parametrize("role, wanted", [
+    ("22:gapp", ["'gapp'", f"results/{STEM}.json", "gap"]),
+    ("22:claims.P2.verdict", ["'claims.P2.verdict'", "claims.P1.verdict"]),
+    ("22:nothing_alike_zzz", ["converged", "gap", "steps"]),
+    ("31:gap", ["'31'", "results/"]),
+])  # fmt: skip
+def test_missing_result_warns_and_names_it(project: Project, role: str, wanted: list[str]) -> None:
+    page, warnings = project.build(f"# T\n\nbefore {{result}}`{role}` after")
+    assert "index.md:3" in warnings and f"{{result}}`{role}`" in warnings
+    assert all(word in warnings for word in wanted)
+    assert "before" in page and "missing" in page
+
+
+# --- {verdict}, {claims}, {scoreboard} ------------------------------------------------------------------------------
+
+VERDICT = "# T\n\n```{verdict} P1\n:expect: %s\n\nWords that rest on it.\n```\n"
+
+
+def test_verdict_shows_statement_words_and_judgement(project: Project) -> None:
+    page, warnings = project.build(VERDICT % "refuted")
+    assert warnings == ""
+    for words in (
+        "Trained agrees as chance does.",
+        "Words that rest on it.",
+        "refuted",
+        "gap too large",
+        "0.3001",
+    ):
+        assert words in page
+
+
+@pytest.mark.parametrize(
+    "profile, complains", [("paper", True), ("full", True), ("smoke", False), ("lab", False)]
+)
+def test_turned_verdict_fails_citable_profiles_only(project: Project, profile: str, complains: bool) -> None:
+    project.results(profile)
+    page, warnings = project.build(VERDICT % "supported")
+    assert ("expects verdict = supported, the run says refuted" in warnings) == complains
+    assert complains or warnings == ""
+    assert ("not for citation" in page) == (not complains)
+
+
+def test_words_about_reproduction_are_bound_too(project: Project) -> None:
+    _, warnings = project.build("# T\n\n```{verdict} P1\n:reproduced: yes\n```\n")
+    assert "expects reproduced = yes, the run says not run" in warnings
+
+
+def test_a_criterion_changed_after_the_run_warns(project: Project) -> None:
+    project.results("paper", criterion="000000000000")
+    _, warnings = project.build(VERDICT % "refuted")
+    assert "criterion changed after the run" in warnings
+
+
+def test_unknown_claim_and_unjudged_notebook_warn(project: Project) -> None:
+    _, warnings = project.build("# T\n\n```{verdict} P11\n```\n\n```{verdict} A5.1e-4\n```\n")
+    assert "P11" in warnings and "P1" in warnings and "'41'" in warnings
+
+
+def test_ledger_and_scoreboard_show_what_no_run_has_judged(project: Project) -> None:
+    page, warnings = project.build("# T\n\n```{scoreboard}\n```\n\n```{claims}\n```\n")
+    assert warnings == ""
+    assert page.count("<tr") == 1 + 2 + 1  # head, two claims, one reason
+    assert 'id="claim-a5-1e-4"' in page and "gap too large" in page
+    assert "<strong>1</strong> <span" in page and "<strong>2</strong> <span" in page
+
+
+@pytest.mark.parametrize(
+    "option, shown, hidden", [(":notebook: 22", "P1", "A5.1e-4"), (":part: 4", "A5.1e-4", "P1")]
+)
+def test_ledger_filters(project: Project, option: str, shown: str, hidden: str) -> None:
+    page, _ = project.build(f"# T\n\n```{{claims}}\n{option}\n```\n")
+    assert f">{shown}<" in page and f">{hidden}<" not in page
+
+
+# --- provenance and offline -----------------------------------------------------------------------------------------
+
+
+def test_a_notebook_carries_its_provenance(project: Project) -> None:
+    stamp = {"commit": "abc123", "dirty": True, "parameters": {"k": 32}, "seeds": [0, 1], "seconds": 12.5}
+    (project.source / "results" / f"{STEM}.provenance.json").write_text(json.dumps(stamp))
+    page, warnings = project.build("# Notebook\n\n## Section\n", names=(f"executed/{STEM}",))
+    assert warnings == ""
+    for words in ("abc123 with uncommitted changes", "k=32", "12.5"):
+        assert words in page
+
+
+def test_a_notebook_without_provenance_warns(project: Project) -> None:
+    _, warnings = project.build("# Notebook\n", names=(f"executed/{STEM}",))
+    assert f"wanted results/{STEM}.provenance.json" in warnings
+
+
+def test_equations_need_no_network(project: Project) -> None:
+    page, warnings = project.build("# T\n\n```{math}\nx^2\n```\n")
+    assert warnings == ""
+    assert "cdn" not in page and "mathjax/tex-svg-full.js" in page
+    assert (project.output / "_static" / "mathjax" / "tex-svg-full.js").stat().st_size > 1e6
+
+
+# --- the book itself ------------------------------------------------------------------------------------------------
+
+
+def test_ledger_is_complete_and_valid() -> None:
+    entries = tomllib.loads((ROOT / "book" / "claims.toml").read_text())
+    claims = evidence.load_claims(ROOT / "book" / "claims.toml")
+    sourced = {name: claim for name, claim in claims.items() if claim.source != "this book"}
+    assert len(sourced) == 163
+    families = {letter: sum(name[0] == letter for name in sourced) for letter in "PASEIFQRG"}
+    assert families == {"P": 31, "A": 20, "S": 16, "E": 70, "I": 6, "F": 7, "Q": 4, "R": 6, "G": 3}
+    for name, claim in claims.items():
+        assert claim.quantity and claim.reported and claim.source, name
+        assert claim.notebook in PLANNED, f"{name}: notebook {claim.notebook} is not planned"
+        assert not {"statement", "reproduce", "verdict"} & entries[name].keys() or claim.statement, name
+        for rule in claim.verdict:
+            assert ("margin" if rule["rule"] == "equivalent" else "threshold") in rule, name
+        assert not claim.reproduce or claim.reproduce.keys() == {"value", "near", "within"}, name
+
+
+def test_every_page_of_the_contents_has_a_source() -> None:
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    pages = [contents["root"], *(page["file"] for part in contents["parts"] for page in part["chapters"])]
+    for page in pages:
+        source = f"notebooks/{Path(page).name}.ipynb" if page.startswith("executed/") else f"book/{page}.md"
+        assert (ROOT / source).exists(), f"_toc.yml names {page}; wanted {source}"
+
+
+def test_pages_name_sources_by_what_they_are() -> None:
+    """... and not by where somebody kept them."""
+    for page in (ROOT / "book").glob("*.md"):
+        assert "sources/" not in page.read_text(), page.name
+
+
+def reference() -> dict[str, dict]:
+    """Return the committed results of the reference run, by notebook."""
+    paths = [p for p in (ROOT / "book" / "reference").glob("*.json") if ".provenance" not in p.name]
+    return {path.stem: json.loads(path.read_text()) for path in sorted(paths)}
+
+
+def test_the_reference_run_was_clean_and_judged_by_the_criteria_of_today() -> None:
+    claims = evidence.load_claims()
+    assert set(reference()) == {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    for stem, results in reference().items():
+        made_by = json.loads((ROOT / "book" / "reference" / f"{stem}.provenance.json").read_text())
+        assert results["profile"] == "paper" and made_by["dirty"] is False, stem
+        for name, judged in results["claims"].items():
+            assert judged["criterion"] == claims[name].criterion, f"{name} changed after the reference run"
+
+
+def test_prose_expects_the_verdicts_of_the_reference_run() -> None:
+    found = {name: judged for results in reference().values() for name, judged in results["claims"].items()}
+    pages = [*(ROOT / "book").glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")]
+    declared = re.compile(r"\{verdict\} (\S+)\s+:expect: ([a-z ]+)")
+    expected = [pair for page in pages for pair in declared.findall(page.read_text())]
+    assert expected, "the front page declares its verdicts"
+    assert [(name, word) for name, word in expected if found[name]["verdict"] != word] == []

@@ -1,0 +1,60 @@
+"""Streams are independent and reproducible, fingerprints tell configurations apart, bad configurations are refused."""
+
+from dataclasses import replace
+
+import pytest
+
+from husai.config import (
+    ModelConfig,
+    SAEConfig,
+    TaskConfig,
+    TrainConfig,
+    converged,
+    fingerprint,
+    log_grid,
+    published,
+    stream_seed,
+)
+
+
+def test_streams_differ_by_seed_and_name_and_never_change():
+    seeds = {stream_seed(seed, stream) for seed in range(50) for stream in ("init", "order", "split")}
+    assert len(seeds) == 150
+    assert stream_seed(42, "sae/init") == 2641304815737142565
+
+
+def test_fingerprint_sees_every_field_and_the_type():
+    base = TrainConfig(SAEConfig())
+    assert fingerprint(base) == fingerprint(TrainConfig(SAEConfig()))
+    changed = [replace(base, lr=2e-3), replace(base, sae=replace(base.sae, k=31)), SAEConfig(), TaskConfig()]
+    assert len({fingerprint(cfg) for cfg in [base, *changed]}) == 5
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: SAEConfig(d_sae=16, k=17), ["k is 17", "d_sae = 16"]),
+        (lambda: SAEConfig(architecture="gru"), ["architecture is 'gru'", "topk"]),
+        (lambda: TaskConfig(format="sneaky"), ["format is 'sneaky'", "leaked"]),
+        (lambda: TaskConfig(train_fraction=1.0), ["train_fraction is 1.0"]),
+        (lambda: ModelConfig(n_heads=3), ["n_heads is 3", "128"]),
+        (lambda: TrainConfig(SAEConfig(), steps=0), ["steps is 0"]),
+        (lambda: ModelConfig(warmup=0), ["warmup is 0"]),
+        (lambda: ModelConfig(decay_share=0.0), ["decay_share is 0.0"]),
+    ],
+)
+def test_bad_values_are_refused_by_name(make, words):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert all(word in str(error.value) for word in words)
+
+
+def test_recipes_are_the_ones_the_book_names():
+    assert (published().steps, published().batch_size, published().sae.signed) == (140, 2048, True)
+    assert not published().sae.decoder_bias and published().auxk == 0
+    assert converged(512, 8).sae == SAEConfig(d_sae=512, k=8)
+
+
+def test_log_grid_has_both_ends_and_every_doubling():
+    assert log_grid(100) == [0, 8, 16, 32, 64, 100]
+    assert log_grid(4096)[-2:] == [2048, 4096]

@@ -1,0 +1,92 @@
+"""An SAE batch encodes what its equation says, and reads back what it wrote."""
+
+import json
+
+import pytest
+import torch
+
+from husai import saes
+from husai.config import SAEConfig
+from husai.saes import SAEBatch
+
+
+def batch(config=None, seeds=(1, 2, 3), d_model=10):
+    config = config or SAEConfig(d_sae=24, k=4)
+    draw = torch.Generator().manual_seed(0)
+    shapes = {
+        "W_enc": (d_model, config.d_sae),
+        "b_enc": (config.d_sae,),
+        "W_dec": (config.d_sae, d_model),
+        "b_dec": (d_model,),
+    }
+    return SAEBatch(
+        config, seeds, **{n: torch.randn(len(seeds), *s, generator=draw) for n, s in shapes.items()}
+    )
+
+
+@pytest.mark.parametrize(
+    "config", [SAEConfig(d_sae=24, k=4), SAEConfig(d_sae=24, k=4, signed=True), SAEConfig("relu", 24, 4)]
+)
+def test_encode_and_decode_follow_their_equations_row_by_row(config):
+    many, x = batch(config), torch.randn(7, 10)
+    z, x_hat = many.encode(x), many.decode(many.encode(x))
+    for s in range(3):
+        for i, row in enumerate(x):
+            pre = (row - many.b_dec[s]) @ many.W_enc[s] + many.b_enc[s]
+            want = torch.zeros(24)
+            chosen = pre.topk(4).indices if config.architecture == "topk" else torch.arange(24)
+            want[chosen] = pre[chosen] if config.signed else pre[chosen].relu()
+            assert torch.allclose(z[s, i], want, atol=1e-5)
+            assert torch.allclose(x_hat[s, i], want @ many.W_dec[s] + many.b_dec[s], atol=1e-4)
+
+
+def test_one_seed_of_a_batch_is_a_batch_of_one():
+    many, x = batch(), torch.randn(7, 10)
+    assert len(many[1]) == 1 and many[1].seeds == (2,) and many[-1].seeds == (3,)
+    assert torch.equal(many[-1].W_dec[0], many.W_dec[2])
+    assert torch.allclose(many[1].encode(x)[0], many.encode(x)[1], atol=1e-6)
+    with pytest.raises(ValueError, match="index is 3"):
+        many[3]
+
+
+def test_perfect_and_useless_saes_have_fvu_zero_and_one():
+    eye = torch.eye(10)[None]
+    perfect = SAEBatch(
+        SAEConfig(d_sae=10, k=10, signed=True), (0,), eye, torch.zeros(1, 10), eye, torch.zeros(1, 10)
+    )
+    x = torch.rand(500, 10) + 0.5  # no entry is exactly zero, so every latent fires
+    row = perfect.quality(x, x.mean(0))[0]
+    assert row["fvu"] == pytest.approx(0, abs=1e-6) and row["l0"] == pytest.approx(10) and row["alive"] == 1
+    dead = SAEBatch(perfect.config, (0,), 0 * eye, torch.zeros(1, 10), eye, x.mean(0)[None])
+    assert dead.quality(x, x.mean(0))[0]["fvu"] == pytest.approx(1, abs=1e-5)
+
+
+def test_round_trip_and_faults(tmp_path):
+    many = batch()
+    saes.save(many, tmp_path)
+    again = saes.load(tmp_path)
+    assert again.config == many.config and again.seeds == many.seeds
+    assert all(torch.equal(getattr(many, n), getattr(again, n)) for n in saes.WEIGHTS)
+    (tmp_path / "sae_weights.safetensors").write_bytes(
+        (tmp_path / "sae_weights.safetensors").read_bytes()[:-9]
+    )
+    with pytest.raises(ValueError, match="sae_weights.safetensors"):
+        saes.load(tmp_path)
+    (tmp_path / "cfg.json").write_text("{")
+    with pytest.raises(ValueError, match="readable cfg.json"):
+        saes.load(tmp_path)
+
+
+def test_weights_that_contradict_the_configuration_are_refused(tmp_path):
+    saes.save(batch(), tmp_path)
+    entries = json.loads((tmp_path / "cfg.json").read_text())
+    (tmp_path / "cfg.json").write_text(json.dumps({**entries, "d_sae": 25}))
+    with pytest.raises(ValueError, match="W_dec is"):
+        saes.load(tmp_path)
+
+
+def test_bad_activations_are_refused():
+    with pytest.raises(ValueError, match="d_model = 10"):
+        batch().encode(torch.randn(5, 11))
+    with pytest.raises(ValueError, match="NaN"):
+        batch().encode(torch.full((5, 10), float("nan")))

@@ -1,0 +1,166 @@
+"""A study trains once, tells structure from its nulls on data whose truth is known, and voids claims about bad SAEs."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from husai import activations, comparison, nulls, study
+from husai.config import converged
+from husai.tasks import sparse_dictionary
+
+SEEDS = (0, 1, 2, 3)
+CONFIG = replace(converged(32, 3, steps=16384), batch_size=512, lr=3e-3, decay_share=0.8)
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("HUSAI_ARTIFACTS", str(folder))
+    acts = activations.split(sparse_dictionary(16, 32, 3, 10_000, seed=0).activations, seed=0, name="toy")
+    found = study.run({"real": (acts, CONFIG), "N4": (acts.shuffled(0), CONFIG)}, SEEDS)
+    yield found
+    patch.undo()
+
+
+def test_known_structure_beats_every_null(studies):
+    real, shuffled = studies["real"], studies["N4"]
+    for null in ("N0", "N2"):
+        assert comparison.compare([real], null, "hungarian_mcc").gap.low > 0.2
+    assert comparison.compare([real], [shuffled], "hungarian_mcc").gap.low > 0
+    assert comparison.compare([real], [shuffled], "activation_matching").gap.low > 0
+
+
+def test_sharing_a_noise_sample_adds_no_agreement_beyond_sharing_its_distribution(studies):
+    """The pipeline's own null: seeds that see one Gaussian sample agree no more than seeds with a sample each."""
+    acts = studies["real"].activations
+    data = {"shared": acts.gaussian(0), "apart": [acts.gaussian(i) for i in range(len(SEEDS))]}
+    found = study.run({name: (x, CONFIG) for name, x in data.items()}, SEEDS)
+    assert abs(comparison.compare([found["shared"]], [found["apart"]]).gap.value) < 0.05
+
+
+def test_drawn_nulls_have_each_seeds_own_alive_count(studies):
+    real = studies["real"]
+    assert [len(rows) for rows in comparison.drawn(real, "N2")] == real.alive.sum(1).tolist()
+    gap = comparison.compare([real], "N0").null_score
+    assert gap.value == pytest.approx(nulls.expected_max_cosine(16, 32), abs=0.02)
+
+
+def test_the_commonest_alive_latents_are_kept(studies):
+    real, shuffled = studies["real"], studies["N4"]
+    kept = shuffled.commonest([5] * len(SEEDS))
+    assert kept.sum(1).tolist() == [5] * len(SEEDS)
+    assert (shuffled.firing[kept].min() >= shuffled.firing[~kept].quantile(0.5)).item()
+    assert torch.equal(real.commonest([99] * len(SEEDS)), real.alive)
+
+
+def test_gap_to_a_trained_null_is_taken_at_equal_alive_counts(studies):
+    """A null with fewer alive latents must not win or lose by its size: the real side is cut to it."""
+    acts = studies["real"].activations
+    wide, narrow = (study.run({"x": (acts, converged(n, 3, steps=64))}, SEEDS)["x"] for n in (64, 24))
+    counts = torch.minimum(wide.alive.sum(1), narrow.alive.sum(1)).tolist()
+    want = wide.matrix("hungarian_mcc", wide.commonest(counts)) - narrow.matrix(
+        "hungarian_mcc", narrow.commonest(counts)
+    )
+    assert comparison.compare([wide], [narrow], "hungarian_mcc").gap == comparison.summarise(want[None])
+
+
+def test_two_models_are_refused_not_dropped(studies):
+    with pytest.raises(ValueError, match="studies is 'two models'"):
+        comparison.compare([studies["real"]] * 2, "N2")
+
+
+def test_a_study_names_the_gates_that_it_fails(studies):
+    acts = studies["real"].activations
+    fresh = study.run({"x": (acts, converged(32, 3, steps=8))}, SEEDS)["x"]
+    assert studies["real"].failures == "" and "not converged" in fresh.failures
+
+
+def test_all_latents_and_alive_latents_differ_when_some_are_dead(studies):
+    acts = studies["real"].activations
+    wide = study.run({"x": (acts, converged(256, 3, steps=256))}, SEEDS)["x"]
+    assert int((~wide.alive).sum()) > 0
+    alive, every = (
+        comparison.compare([wide], "N0", latents=latents).null_score.value for latents in ("alive", "all")
+    )
+    assert every > alive
+
+
+def test_sweep_groups_models_under_arm_and_configuration(studies):
+    acts = studies["real"].activations
+    found = study.sweep({"real": [acts], "N4": [acts.shuffled(0)]}, {16: converged(16, 3, steps=64)}, SEEDS)
+    assert set(found) == {("real", 16), ("N4", 16)} and len(found["real", 16]) == 1
+    rows = comparison.against_nulls(found["real", 16], {"N4": found["N4", 16]})
+    assert list(rows) == ["N0", "N2", "N3", "N4"] and rows["N4"].null == "N4"
+    assert list(
+        comparison.against_nulls(found["real", 16], {"N4": found["N4", 16]}, "activation_matching")
+    ) == ["N4"]
+
+
+def test_independent_data_a_seed_is_trained_apart(studies):
+    acts = studies["real"].activations
+    own = study.run({"x": ([acts.gaussian(i) for i in range(4)], converged(16, 3, steps=64))}, SEEDS)["x"]
+    alone = study.training.train(acts.gaussian(2).fit, converged(16, 3, steps=64), [2]).saes
+    assert own.saes.seeds == SEEDS and torch.equal(own.saes.W_dec[2], alone.W_dec[0])
+    with pytest.raises(ValueError, match="activations is '3 of them'"):
+        study.run({"x": ([acts] * 3, CONFIG)}, SEEDS)
+
+
+def test_gates_pass_a_converged_sae_and_fail_a_fresh_one(studies):
+    assert all(studies["real"].passes.values()), (studies["real"].passes, studies["real"].convergence)
+    acts = studies["real"].activations
+    fresh = study.run({"x": (acts, converged(32, 3, steps=8))}, SEEDS)["x"]
+    assert not fresh.convergence.converged and not fresh.passes["converged"]
+
+
+def test_three_models_give_a_crossed_interval_and_one_an_interval_in_this_model(studies):
+    real = studies["real"]
+    assert "model" in comparison.compare([real] * 3, "N2").gap.method
+    alone = comparison.compare([real], "N2").gap
+    assert alone.n == len(SEEDS) and alone.method.endswith("in this model")
+
+
+def test_a_second_run_trains_nothing(studies, monkeypatch):
+    monkeypatch.setenv("HUSAI_ARTIFACTS", str(studies["real"].folder.parents[1]))
+    monkeypatch.setattr(study.training, "train", lambda *a, **k: pytest.fail("trained again"))
+    again = study.run({"real": (studies["real"].activations, CONFIG)}, SEEDS)["real"]
+    assert again.folder == studies["real"].folder
+
+
+def test_an_executor_changes_nothing(studies):
+    from concurrent.futures import ThreadPoolExecutor
+
+    acts = studies["real"].activations
+    small = converged(24, 3, steps=64)
+    with ThreadPoolExecutor(2) as pool:
+        spread = study.run({k: (acts, converged(k, 3, steps=64)) for k in (16, 24)}, SEEDS, executor=pool)
+    assert torch.equal(spread[24].saes.W_dec, study.training.train(acts.fit, small, SEEDS).saes.W_dec)
+
+
+def test_trajectory_starts_at_the_initialisation(studies):
+    acts = studies["real"].activations
+    one = study.run({"x": (acts, converged(48, 3, steps=64))}, SEEDS, trajectory=True)["x"]
+    rows = study.trajectory(one)
+    assert [row["step"] for row in rows] == [0, 8, 16, 32, 64]
+    assert rows[0]["init_cosine"].value == pytest.approx(1, abs=1e-5)
+    assert rows[0]["mean_max_cosine"].value == pytest.approx(nulls.expected_max_cosine(16, 48), abs=0.02)
+    assert rows[-1]["fvu"].value < rows[0]["fvu"].value
+
+
+def test_two_seeds_are_refused(studies):
+    with pytest.raises(ValueError, match="seeds is .*at least 3 seeds"):
+        study.run({"x": (studies["real"].activations, CONFIG)}, (0, 1))
+
+
+def test_unknown_nulls_and_misplaced_metrics_are_refused(studies):
+    with pytest.raises(ValueError, match="null is 'N9'"):
+        comparison.compare([studies["real"]], "N9")
+    with pytest.raises(ValueError, match="null is 'N2'"):
+        comparison.compare([studies["real"]], "N2", "activation_matching")
+
+
+def test_comparison_table_names_its_null(studies):
+    row = comparison.compare([studies["real"]], "N2").table()
+    assert "kappa_N2" in row and "N2" in row["null"] and np.isfinite(float(row["kappa_N2"]))
