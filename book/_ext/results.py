@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 
 
 def results_of(env: BuildEnvironment, stem: str) -> dict[str, Any]:
-    """Return the results of one notebook and make their file a dependency of the page being read."""
-    directory = Path(env.srcdir) / "results"
+    """Return the results of one notebook, or of the benchmarks ("speed"): the page being read depends on their file."""
+    directory = Path(env.srcdir) / ("results" if stem[:2].isdigit() else "reference")
     results = evidence.load(stem, directory)
     env.note_dependency(str(directory / f"{results['notebook']}.json"))
     return results
@@ -101,12 +101,13 @@ class ResultRole(SphinxRole):
             return self.missing(f"{{result}}`{self.text}`: {error}")
         known = addresses(results)
         if key not in known:
-            file, names = f"results/{results['notebook']}.json", known if "." in key else results["values"]
+            file, names = f"{results['notebook']}.json", known if "." in key else results["values"]
             return self.missing(f"{{result}}`{self.text}`: no value {key!r} in {file}; it has {near(key, names)}")
         text, value = evidence.format_value(known[key]), known[key]
         shown: nodes.Node = nodes.inline(text, text, classes=["result"])
         if isinstance(value, Mapping) and "method" in value:
-            origin = f"95 % interval: {value['method']}, n = {value['n']} (notebook {results['notebook']})"
+            kind = "" if value["method"].startswith("median") else "95 % interval: "
+            origin = f"{kind}{value['method']}, n = {value['n']} (from {results['notebook']})"
             shown = nodes.abbreviation(text, text, explanation=origin, classes=["result"])
         return [link(self.env, EXECUTED + results["notebook"], shown)], []
 
