@@ -1,8 +1,8 @@
 """The fused CPU step of the TopK family: one thread a seed, many steps a call, nothing dense but the encoder product.
 
-Only `training` imports this module. A seed's whole trajectory runs on one thread in a fixed order, so its bytes depend
+Only `engines` imports this module. A seed's whole trajectory runs on one thread in a fixed order, so its bytes depend
 neither on the number of threads nor on which other seeds are in the batch. The arithmetic is that of the autograd path
-(`training.loss` of a TopK SAE, AuxK, parallel gradient removed, clipping, Adam, unit decoder rows).
+(`engines.loss` of a TopK SAE, AuxK, parallel gradient removed, clipping, Adam, unit decoder rows).
 """
 
 import numba

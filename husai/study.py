@@ -16,7 +16,7 @@ from torch import Tensor
 
 from husai import artifacts, metrics, saes, stats, training
 from husai.activations import Activations
-from husai.config import TrainConfig, log_grid, require
+from husai.config import NAMES, TrainConfig, log_grid, require
 from husai.evidence import ROOT, Estimate
 
 MODULES = (
@@ -24,11 +24,11 @@ MODULES = (
     "tasks",
     "objectives",
     "kernels",
+    "engines",
     "training",
     "saes",
     "architectures",
-    "architectures.topk",
-    "architectures.relu",
+    *(f"architectures.{name}" for name in ("base", *NAMES)),
 )
 GATES = tomllib.loads((ROOT / "book" / "quality.toml").read_text())
 
