@@ -1,6 +1,8 @@
 """How the seeds of one training advance by some steps: the fused CPU step where it applies, plain torch elsewhere."""
 
+import heapq
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,7 +16,13 @@ from torch import Tensor
 from husai import kernels, objectives
 from husai.architectures import ARCHITECTURES
 from husai.architectures.base import Encoding, Weights, encoding, residual
+from husai.architectures.matryoshka import prefixes
 from husai.config import SAEConfig, TrainConfig, require
+
+FUSED = ("topk", "batch_topk", "matryoshka", "hierarchical_topk")
+"""Architectures that the fused step computes."""
+STRETCH = 64
+"""Steps of one seed between two looks at which seed is furthest behind."""
 
 
 class Data(NamedTuple):
@@ -91,54 +99,67 @@ def k_aux(config: TrainConfig, d_model: int) -> int:
 def start(name: str, config: TrainConfig, state: State) -> Engine:
     """Return the engine that advances this state: "fused", "autograd", or the faster that applies ("auto")."""
     require(name in ("auto", "fused", "autograd"), "engine", name, "'auto', 'fused' or 'autograd'")
-    plain = config.sae.architecture == "topk" and not (config.sae.aligned or config.sae.transcoder)
-    fits = plain and state.encoder.device.type == "cpu"
-    require(fits or name != "fused", "engine", name, "'autograd': the fused step is for plain TopK on the CPU")
+    fits = config.sae.architecture in FUSED and state.encoder.device.type == "cpu"
+    require(fits or name != "fused", "engine", name, f"'autograd': the fused step is for {', '.join(FUSED)} on the CPU")
     return (_Fused if fits and name != "autograd" else _Autograd)(config, state)
 
 
 class _Fused:
-    """Hands whole stretches of steps to the fused step, which works on the state's own memory."""
+    """Hands stretches of steps of one seed to the fused step, which works on the state's own memory.
+
+    A free thread takes the seed that is furthest behind, so that any number of seeds keeps all threads busy.
+    """
 
     def __init__(self, config: TrainConfig, state: State) -> None:
-        self.config = config
-        self.weights = tuple(t.numpy() for t in (state.encoder, state.decoder, state.bias, state.centre))
-        self.moments = tuple(np.zeros_like(weight) for weight in self.weights for _ in range(2))
+        c, sae = config, config.sae
+        weights = [t.numpy() for t in (state.encoder, state.decoder, state.bias, state.centre)]
+        moments = [np.zeros_like(weight) for weight in weights for _ in range(2)]
+        self.seeds = [
+            (tuple(w[s] for w in weights), tuple(m[s] for m in moments), state.silent[s].numpy())
+            for s in range(len(state.bias))
+        ]
+        levels = {"matryoshka": prefixes(sae), "hierarchical_topk": sae.groups}.get(sae.architecture, [sae.d_sae])
+        self.recipe = kernels.Recipe(
+            by_batch=sae.architecture in ("batch_topk", "matryoshka"),
+            signed=sae.signed,
+            levels=np.array(levels, np.int64),
+            by_rank=sae.architecture == "hierarchical_topk",
+            transcoder=sae.transcoder,
+            centred=sae.decoder_bias,
+            aligned=sae.aligned,
+            project=c.project_gradient,
+            clip_norm=float(c.clip_norm),
+            auxk=float(c.auxk),
+            dead_after=c.dead_after,
+            k_aux=k_aux(c, state.decoder.shape[-1]),
+        )
 
     def __call__(
         self, state: State, data: Data, order: Tensor, rates: np.ndarray, ks: np.ndarray, start: int
     ) -> np.ndarray:
-        losses = np.zeros((*order.shape[:2], 2))
-        borders = [0, *(np.flatnonzero(np.diff(ks)) + 1).tolist(), len(ks)]
-        for first, last in zip(borders, borders[1:], strict=False):  # stretches of one k
-            stretch = slice(first, last)
-            losses[:, stretch] = self._run(
-                state, data, order[:, stretch], rates[stretch], int(ks[first]), start + first
-            )
-        return losses
+        losses, x, y = np.zeros((*order.shape[:2], 2)), data.x.numpy(), data.y.numpy()
+        behind = [(0, seed) for seed in range(len(self.seeds))]
 
-    def _run(
-        self, state: State, data: Data, order: Tensor, rates: np.ndarray, k: int, start: int
-    ) -> np.ndarray:
-        c = self.config
-        recipe = (
-            k, c.sae.signed, c.sae.decoder_bias, c.project_gradient,
-            c.clip_norm, c.auxk, c.dead_after, k_aux(c, data.x.shape[1]),
-        )  # fmt: skip
-        losses = np.zeros((*order.shape[:2], 2))
-        with threadpool_limits(1, user_api="blas"):
-            kernels.topk_steps(  # type: ignore[call-arg]
-                data.x.numpy(),
-                order.numpy(),
-                rates,
-                start,
-                *self.weights,
-                self.moments,
-                state.silent.numpy(),
-                recipe,
-                losses,
-            )
-        return losses
+        def advance(_: int) -> None:
+            while True:
+                try:
+                    first, seed = heapq.heappop(behind)
+                except IndexError:  # every other seed is with another thread
+                    return
+                part = slice(first, first + STRETCH)
+                weights, moments, silent = self.seeds[seed]
+                kernels.topk_steps(
+                    x, y, order[seed, part].numpy(), rates[part], ks[part], start + first,
+                    weights, moments, silent, self.recipe, losses[seed, part],
+                )  # fmt: skip
+                if part.stop < len(rates) and np.isfinite(losses[seed]).all():
+                    heapq.heappush(behind, (part.stop, seed))
+
+        workers = min(torch.get_num_threads(), len(self.seeds))
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+            list(pool.map(advance, range(workers)))
+        bad = np.flatnonzero(~np.isfinite(losses).all((0, 2)))
+        return losses[:, : bad[0] + 1] if len(bad) else losses
 
 
 class _Autograd:

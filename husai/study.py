@@ -24,6 +24,8 @@ MODULES = (
     "tasks",
     "objectives",
     "kernels",
+    "kernels.selection",
+    "kernels.step",
     "engines",
     "training",
     "saes",

@@ -2,13 +2,11 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
 from husai import metrics, training
 from husai.config import SAEConfig, TrainConfig, converged, published
-from husai.kernels import _select
 from husai.tasks import sparse_dictionary
 
 WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec")
@@ -31,39 +29,6 @@ def test_each_seed_of_a_batch_equals_the_seed_alone(config, engine):
         alone = training.train(x, config, [seed], engine=engine)
         for one, many in zip(weights(alone), weights(batch), strict=True):
             assert torch.allclose(one[0], many[index], atol=1e-9, rtol=0)
-
-
-@pytest.mark.parametrize(
-    "config",
-    [TOPK, BARE, replace(TOPK, sae=SAEConfig("topk", 200, 3), dead_after=1, batch_size=16)],
-    ids=["topk", "published", "auxk"],
-)
-def test_the_fused_step_is_the_autograd_step(config):
-    config = replace(config, steps=20)
-    fused, plain = (training.train(DATA.double(), config, [1, 2], engine=e) for e in ("fused", "autograd"))
-    for a, b in zip(weights(fused), weights(plain), strict=True):
-        assert torch.allclose(a, b, atol=1e-8, rtol=0)
-    assert np.allclose(fused.log[-1]["loss"], plain.log[-1]["loss"]) and np.allclose(
-        fused.log[-1]["auxk"], plain.log[-1]["auxk"]
-    )
-    assert (max(plain.log[-1]["auxk"]) > 0) == (config.dead_after == 1)
-
-
-@pytest.mark.parametrize("signed", [True, False])
-def test_selection_agrees_with_topk_also_on_ties_and_negative_rows(signed):
-    draw = np.random.default_rng(0)
-    rows = [
-        draw.standard_normal(50),
-        -np.abs(draw.standard_normal(50)),
-        np.repeat(draw.standard_normal(10), 5),
-        np.zeros(50),
-    ]
-    for row in rows:
-        chosen = np.empty(32, np.int64)
-        count = _select(row, np.ones(50, bool), False, 7, signed, chosen)
-        wanted = torch.tensor(row).topk(7).values
-        wanted = wanted if signed else wanted[wanted > 0]
-        assert sorted(row[chosen[:count]]) == pytest.approx(sorted(wanted.tolist()))
 
 
 def test_same_parameters_same_bytes_whatever_is_kept_on_the_way():
