@@ -119,7 +119,7 @@ class SAEConfig:
     """Whether b_dec exists; the sources had none."""
     l1: float = 1e-3
     """Weight of the sparsity penalty (relu, gated: L1; jump_relu: L0)."""
-    bandwidth: float = 0.1
+    bandwidth: float = 0.5
     """Width of the kernel that gives JumpReLU's threshold its gradient, in units of standardised activations."""
     groups: tuple[int, ...] = ()
     """Prefix widths (matryoshka; empty: d_sae/16, /8, /4, /2, 1) or budgets (hierarchical_topk; empty: 1..k)."""

@@ -1,4 +1,4 @@
-"""BatchTopK: k latents an input on average, not each (Bussmann et al. 2024, arXiv 2412.06410, eqs. 2 and 4).
+"""BatchTopK: k latents an input on average, not each (Bussmann et al. 2024, arXiv 2412.06410, section 3).
 
 Training: z = the k * batch largest of ReLU(W_enc^T (x - b_dec) + b_enc) over the whole batch of a seed.
 Use: z = ReLU(pre) where pre > threshold, the mean over batches of the smallest positive activation that was kept.

@@ -1,4 +1,4 @@
-"""Gated: which latents fire and how strongly are told apart (Rajamanoharan et al. 2024, arXiv 2404.16014, eqs. 5-8).
+"""Gated: which latents fire and how strongly are told apart (Rajamanoharan et al. 2024, arXiv 2404.16014, section 3).
 
 pi = W_enc^T (x - b_dec) + b_enc opens the gate; z = H(pi) * ReLU(exp(r_mag) * W_enc^T (x - b_dec) + b_mag).
 loss = |x - x_hat|^2 + l1 * sum_j ReLU(pi_j) + |x - ReLU(pi) W_dec - b_dec|^2, the last with W_dec and b_dec held fixed.

@@ -1,4 +1,4 @@
-"""HierarchicalTopK: one SAE for every sparsity budget up to k (Balagansky et al. 2025, arXiv 2505.24473, eq. 5).
+"""HierarchicalTopK: one SAE for every sparsity budget up to k (Balagansky et al. 2025, arXiv 2505.24473).
 
 z = TopK(ReLU(pre)); loss = mean over budgets j of |x - b_dec - (the j largest latents of the row) W_dec|^2.
 `groups` are the budgets, 1..k when empty.

@@ -1,4 +1,4 @@
-"""JumpReLU: every latent has a learned threshold (Rajamanoharan et al. 2024, arXiv 2407.14435, eqs. 4 and 9-12).
+"""JumpReLU: every latent has a learned threshold (Rajamanoharan et al. 2024, arXiv 2407.14435, section 3).
 
 z = pre * H(pre - theta); loss adds l1 * mean over the batch of the L0 norm sum_j H(pre_j - theta_j). With K the
 rectangle of width and height 1 and e the bandwidth, the threshold's straight-through gradients are

@@ -1,4 +1,4 @@
-"""Matryoshka BatchTopK: the first latents must reconstruct alone (Bussmann et al. 2025, arXiv 2503.17547, eqs. 4-5).
+"""Matryoshka BatchTopK: the first latents must reconstruct alone (Bussmann et al. 2025, arXiv 2503.17547).
 
 z as in BatchTopK over the whole dictionary; loss = mean over prefix widths m of |x - sum_(j<m) z_j d_j - b_dec|^2 (the
 paper sums; the mean keeps the weight of AuxK). `groups` are the widths.

@@ -1,7 +1,10 @@
-"""RouteSAE: one dictionary for a stack of layers (Shi et al. 2025, arXiv 2503.08200, eqs. 3-7).
+"""RouteSAE: one dictionary for a stack of layers (Shi et al. 2025, arXiv 2503.08200, section 3).
 
-p = softmax(W_router^T sum_l x_l), i = argmax p; the TopK SAE encodes and reconstructs r = p_i x_i, so that the router
-learns through p_i. loss = mean over the batch of |r - r_hat|^2 / |r|^2: a smaller p gains nothing.
+p = softmax(W_router^T sum_l x_l + b_router), i = argmax p; the TopK SAE encodes and reconstructs r = p_i x_i, so that the
+router learns through p_i. loss = mean over the batch of |r - r_hat|^2 / |r|^2: a smaller p gains nothing.
+The paper reads raw activations and has no b_router; here each layer's mean is taken off first, and b_router stands for
+what the means would add to the router. Without biases TopK is homogeneous, r_hat(p x) = p r_hat(x), so the loss does not
+depend on p: the published router learns only by way of b_enc and b_dec.
 """
 
 import math
@@ -16,15 +19,16 @@ from husai.config import SAEConfig
 
 
 class Route(TopK):
-    """TopK of the routed layer; extra: `W_router`, and `b_in`, each layer's mean, which is taken off first."""
+    """TopK of the routed layer; extra: `W_router`, `b_router`, and `b_in`, each layer's mean."""
 
     def shapes(self, config: SAEConfig, d_in: int) -> dict[str, tuple[int, ...]]:
-        """One column of the router and one mean a layer."""
-        return {"W_router": (d_in, config.layers), "b_in": (config.layers, d_in)}
+        """One column and one bias of the router, and one mean, a layer."""
+        return {"W_router": (d_in, config.layers), "b_router": (config.layers,), "b_in": (config.layers, d_in)}
 
     def parameters(self, config: SAEConfig, d_in: int, draw: torch.Generator) -> dict[str, Tensor]:
-        """Kaiming-uniform."""
-        return {"W_router": (2 * torch.rand(d_in, config.layers, generator=draw) - 1) / math.sqrt(d_in)}
+        """Kaiming-uniform, no bias."""
+        router = (2 * torch.rand(d_in, config.layers, generator=draw) - 1) / math.sqrt(d_in)
+        return {"W_router": router, "b_router": torch.zeros(config.layers)}
 
     def inputs(
         self, x: Float[Tensor, "seeds batch layers d_in"], extra: dict[str, Tensor]
@@ -47,12 +51,13 @@ class Route(TopK):
         self, extra: dict[str, Tensor], mean: Tensor, x_scale: float, y_scale: float
     ) -> dict[str, Tensor]:
         """The router reads raw layers, less b_in."""
-        return {"W_router": extra["W_router"] * x_scale}
+        return {"W_router": extra["W_router"] * x_scale, "b_router": extra["b_router"]}
 
 
 def choose(
     x: Float[Tensor, "seeds batch layers d_in"], extra: dict[str, Tensor]
 ) -> tuple[Float[Tensor, "seeds batch d_in"], Int[Tensor, "seeds batch"]]:
     """Return the routed input p_i x_i and the layer i."""
-    weight, layer = torch.bmm(x.sum(2), extra["W_router"]).softmax(-1).max(-1)
+    logits = torch.bmm(x.sum(2), extra["W_router"]) + extra["b_router"][:, None]
+    weight, layer = logits.softmax(-1).max(-1)
     return weight[..., None] * x.take_along_dim(layer[..., None, None], 2).squeeze(2), layer

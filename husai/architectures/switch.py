@@ -1,4 +1,4 @@
-"""Switch SAE: each input goes to one expert, a block of latents (Mudide et al. 2024, arXiv 2410.08201, eqs. 3-8).
+"""Switch SAE: each input goes to one expert, a block of latents (Mudide et al. 2024, arXiv 2410.08201, section 3).
 
 p = softmax(W_router^T (x - b_router)), i = argmax p; z = p_i * TopK(ReLU(pre)) within block i, zero elsewhere; loss
 adds balance * N sum_i f_i P_i: f_i the share of the batch that expert i gets, P_i the batch mean of p_i, N the experts.
