@@ -1,0 +1,74 @@
+"""How many latents an input should activate, decided without a look at stability."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from husai.config import TrainConfig, require
+from husai.saes import SAEBatch
+from husai.similarity import unit_rows
+from husai.tasks import generator
+
+CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+SEEDS = (-1, -2)
+"""SAEs that are trained to choose k and never evaluated."""
+STEPS = 1024
+"""Optimiser steps of those SAEs, if the recipe has more."""
+HELD_OUT = 0.2
+
+Fit = Callable[[Tensor, TrainConfig, Sequence[int]], SAEBatch]
+
+
+class Calibration(NamedTuple):
+    """The chosen number of active latents, and why."""
+
+    k: int
+    """The candidate of shortest description."""
+    criterion: str
+    """What was minimised."""
+    curve: list[dict[str, Any]]
+    """One entry a candidate: k, description_length (bits an input), fvu, l0, decoder_cosine; means over the seeds."""
+
+
+def calibrate(
+    activations: Float[Tensor, "n d_model"], config: TrainConfig, seeds: Sequence[int], fit: Fit
+) -> Calibration:
+    """Return the k of shortest description length on held-out activations, over candidates up to d_sae / 2.
+
+    L(k) = L0 log2(d_sae / L0) + d_model / 2 log2 FVU: bits an input for naming its active latents, and for the residual
+    as normal noise, relative to an input that is not reconstructed. Agreement between seeds is not looked at, and
+    `fit(activations, config, seeds)` trains other seeds than those to be evaluated (`seeds`). The mean |cosine| between
+    decoder rows is recorded beside it. Source: minimum description length for SAEs, Ayonrinde et al. (2024),
+    arXiv 2410.11179. ValueError: `seeds` holds a calibration seed, or d_sae is 1.
+    """
+    require(not set(seeds) & set(SEEDS), "seeds", list(seeds), f"seeds other than {SEEDS}, which choose k")
+    require(config.sae.d_sae >= 2, "d_sae", config.sae.d_sae, "at least two latents where k is to be chosen")
+    order = torch.randperm(len(activations), generator=generator(0, "calibration/split"))
+    held_out, fitted = activations[order].tensor_split([round(HELD_OUT * len(order))])
+    curve = []
+    for k in (k for k in CANDIDATES if k <= config.sae.d_sae // 2):
+        trial = replace(config, sae=replace(config.sae, k=k), steps=min(config.steps, STEPS))
+        saes = fit(fitted, trial, SEEDS)
+        rows = saes.quality(held_out, fitted.mean(0))
+        fvu, l0 = (sum(row[key] for row in rows) / len(rows) for key in ("fvu", "l0"))
+        bits = description_length(l0, fvu, config.sae.d_sae, held_out.shape[1])
+        cosine = sum(map(decoder_cosine, saes.W_dec)) / len(saes)
+        curve.append({"k": k, "description_length": bits, "fvu": fvu, "l0": l0, "decoder_cosine": cosine})
+    return Calibration(min(curve, key=lambda entry: entry["description_length"])["k"], "description_length", curve)
+
+
+def description_length(l0: float, fvu: float, d_sae: int, d_model: int) -> float:
+    """Return L0 log2(d_sae / L0) + d_model / 2 log2 FVU, in bits an input."""
+    return l0 * math.log2(d_sae / max(l0, 1e-9)) + d_model / 2 * math.log2(max(fvu, 1e-12))
+
+
+def decoder_cosine(decoder: Float[Tensor, "d_sae d_model"]) -> float:
+    """Return the mean |cosine| between two different rows."""
+    rows = unit_rows(decoder)
+    total = (rows @ rows.T).abs().sum() - len(rows)
+    return float(total / (len(rows) * (len(rows) - 1)))
