@@ -11,13 +11,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from scipy.optimize import linear_sum_assignment
+from jaxtyping import Float
 from torch import Tensor
 
 from husai.config import require
+from husai.matching import matching
+from husai.similarity import best_cosines, check, same_shape, same_width, unit_rows
 
-BLOCK = 1024  # rows of a similarity matrix held at a time
 RankKind = Literal["singular_entropy", "variance_entropy", "participation_ratio"]
 
 
@@ -31,7 +31,7 @@ def mean_max_cosine(
     beside it. ValueError: empty, NaN or Inf, unequal d_model. Source: MMCS of Sharkey et al. (2022),
     symmetrised.
     """
-    best_a, best_b = best_cosines(a, b, signed)
+    best_a, best_b = best_cosines(a, b, signed=signed)
     return float((best_a.mean() + best_b.mean()) / 2)
 
 
@@ -48,7 +48,7 @@ def frequency_weighted_max_cosine(
     A dead feature has no weight but can be a match. 1/2 [sum_i p_i max_j |cos| / sum_i p_i + sum_j p_j max_i
     |cos| / sum_j p_j]. ValueError: as `mean_max_cosine`, and frequencies negative, all zero or not one a row.
     """
-    best_a, best_b = best_cosines(a, b, signed)
+    best_a, best_b = best_cosines(a, b, signed=signed)
     total = 0.0
     for name, weights, best in (("freq_a", freq_a, best_a), ("freq_b", freq_b, best_b)):
         require(len(weights) == len(best), name, f"{len(weights)} values", f"{len(best)}, one a row")
@@ -64,13 +64,10 @@ def hungarian_mcc(
     """Return the mean cosine under the best one-to-one matching: PW-MCC; against a known truth, GT-MCC.
 
     max over matchings of sum cos(a_i, b_match(i)) / max(n_a, n_b): features left over count as 0;
-    `signed=False` takes |cos|. Holds one n_a x n_b matrix. ValueError: empty, NaN or Inf, unequal d_model.
-    Source: Song et al. (2025), arXiv:2505.20254.
+    `signed=False` takes |cos|. Above 4096^2 cosines a lower bound, see `matching`. ValueError: empty, NaN or
+    Inf, unequal d_model. Source: Song et al. (2025), arXiv:2505.20254.
     """
-    same_width(a=a, b=b)
-    cosines = cosine_matrix(a, b) if signed else cosine_matrix(a, b).abs()
-    rows, columns = matching(cosines)
-    return float(cosines[rows, columns].sum()) / max(cosines.shape)
+    return float(matching(a, b, signed=signed).cosines.sum()) / max(len(a), len(b))
 
 
 def recovery(dictionary: Float[Tensor, "d_sae d_model"], truth: Float[Tensor, "atoms d_model"]) -> float:
@@ -80,9 +77,7 @@ def recovery(dictionary: Float[Tensor, "d_sae d_model"], truth: Float[Tensor, "a
     ValueError: empty, NaN or Inf, unequal d_model. Source: Song et al. (2025), arXiv:2505.20254.
     """
     same_width(dictionary=dictionary, truth=truth)
-    cosines = cosine_matrix(dictionary, truth)
-    rows, columns = matching(cosines)
-    return float(cosines[rows, columns].sum()) / len(truth)
+    return float(matching(dictionary, truth).cosines.sum()) / len(truth)
 
 
 def shared_fraction(
@@ -103,9 +98,8 @@ def shared_fraction(
     same_shape(dec_a=dec_a, enc_a=enc_a)
     same_shape(dec_b=dec_b, enc_b=enc_b)
     found = []
-    for cosines in (cosine_matrix(enc_a, enc_b), cosine_matrix(dec_a, dec_b)):
-        rows, columns = matching(cosines)
-        above = cosines[rows, columns] > tau
+    for rows, columns, cosines in (matching(enc_a, enc_b), matching(dec_a, dec_b)):
+        above = cosines > tau
         found.append(set(zip(rows[above].tolist(), columns[above].tolist(), strict=True)))
     return len(found[0] & found[1]) / max(len(dec_a), len(dec_b))
 
@@ -134,14 +128,12 @@ def activation_matching(z_a: Float[Tensor, "inputs n_a"], z_b: Float[Tensor, "in
     """
     check(z_a=z_a, z_b=z_b)
     require(len(z_a) == len(z_b), "z_b", f"on {len(z_b)} inputs", f"the {len(z_a)} inputs of z_a")
-    units = []
+    centred = []
     for name, z in (("z_a", z_a), ("z_b", z_b)):
         varies = (z != z[0]).any(0)
         require(bool(varies.any()), name, "constant in every latent", "a latent that varies over the inputs")
-        units.append(unit_rows((z[:, varies] - z[:, varies].mean(0)).T))
-    correlations = units[0] @ units[1].T
-    rows, columns = matching(correlations)
-    return float(correlations[rows, columns].sum()) / max(correlations.shape)
+        centred.append((z[:, varies] - z[:, varies].mean(0)).T)  # their cosines are the correlations
+    return float(matching(*centred).cosines.sum()) / max(map(len, centred))
 
 
 def init_cosine(decoder: Float[Tensor, "d_sae d_model"], initial: Float[Tensor, "d_sae d_model"]) -> float:
@@ -228,56 +220,3 @@ def pairwise_matrix(
         for j in range(i):
             scores[i, j] = scores[j, i] = metric(*(s[i] for s in stacks), *(s[j] for s in stacks), **options)
     return scores
-
-
-def best_cosines(
-    a: Float[Tensor, "n_a d_model"], b: Float[Tensor, "n_b d_model"], signed: bool
-) -> tuple[Float[Tensor, " n_a"], Float[Tensor, " n_b"]]:
-    """Return each row's best cosine (absolute unless signed) in the other dictionary, block by block."""
-    same_width(a=a, b=b)
-    a, b = unit_rows(a), unit_rows(b)
-    best_a, best_b = [], b.new_full((len(b),), -torch.inf)
-    for rows in a.split(BLOCK):
-        cosines = rows @ b.T
-        cosines = cosines if signed else cosines.abs()
-        best_a.append(cosines.amax(1))
-        best_b = torch.maximum(best_b, cosines.amax(0))
-    return torch.cat(best_a), best_b
-
-
-def cosine_matrix(
-    a: Float[Tensor, "n_a d_model"], b: Float[Tensor, "n_b d_model"]
-) -> Float[Tensor, "n_a n_b"]:
-    """Return the cosines of all pairs of rows."""
-    return unit_rows(a) @ unit_rows(b).T
-
-
-def matching(similarity: Float[Tensor, "n_a n_b"]) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
-    """Return the rows and columns of the one-to-one matching of largest summed similarity."""
-    rows, columns = linear_sum_assignment(similarity.cpu().numpy(), maximize=True)
-    return torch.from_numpy(rows), torch.from_numpy(columns)
-
-
-def unit_rows(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """Return rows of length 1 in float32; a zero row stays zero."""
-    return torch.nn.functional.normalize(rows.detach().float(), dim=1)
-
-
-def same_width(**pair: Tensor) -> None:
-    """Refuse two dictionaries, by name, that are empty, not finite or of unequal d_model."""
-    check(**pair)
-    (first, a), (second, b) = pair.items()
-    require(len(a[0]) == len(b[0]), f"{second}.shape", tuple(b.shape), f"[d_sae, {len(a[0])}], as {first}")
-
-
-def same_shape(**pair: Tensor) -> None:
-    """Refuse two tensors, by name, of unequal shapes."""
-    (first, a), (second, b) = pair.items()
-    require(a.shape == b.shape, f"{second}.shape", tuple(b.shape), f"the shape of {first}, {tuple(a.shape)}")
-
-
-def check(**matrices: Tensor) -> None:
-    """Refuse, by name, what is not a finite, non-empty matrix."""
-    for name, rows in matrices.items():
-        require(rows.ndim == 2 and rows.numel() > 0, f"{name}.shape", tuple(rows.shape), "a non-empty matrix")
-        require(bool(torch.isfinite(rows).all()), name, "NaN or Inf", "finite numbers")

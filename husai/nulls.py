@@ -12,7 +12,7 @@ from scipy.special import betainc
 from torch import Tensor
 
 from husai.config import require
-from husai.metrics import check, unit_rows
+from husai.similarity import check, unit_rows
 from husai.tasks import generator
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from husai import metrics
+from husai import similarity
 from husai.metrics import (
     activation_matching,
     alive_fraction,
@@ -112,7 +112,7 @@ def cosine(u: torch.Tensor, v: torch.Tensor) -> float:
 
 @pytest.mark.parametrize(("n_a", "n_b", "d_model"), [(5, 5, 3), (4, 6, 9), (6, 4, 2)])
 def test_oracles(n_a: int, n_b: int, d_model: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "BLOCK", 2)  # blocks must not show
+    monkeypatch.setattr(similarity, "BLOCK", 2)  # blocks must not show
     draw = torch.Generator().manual_seed(n_a)
     a, b = (torch.randn(n, d_model, generator=draw) for n in (n_a, n_b))
     p, q = (torch.rand(n, generator=draw) for n in (n_a, n_b))
