@@ -18,6 +18,7 @@ from husai import artifacts, metrics, saes, stats, training
 from husai.activations import Activations
 from husai.config import TrainConfig, log_grid, require
 from husai.evidence import ROOT, Estimate
+from husai.shards import in_memory
 
 MODULES = (
     "config",
@@ -202,7 +203,7 @@ def _folder(data: list[Activations], config: TrainConfig, seeds: tuple[int, ...]
         artifacts.clear(folder)
         log = folder / "log.jsonl"
         parts = [
-            training.train(acts.fit, config, s, keep=keep, log_path=log)
+            training.train(in_memory(acts.fit), config, s, keep=keep, log_path=log)
             for acts, s in zip(data, shares, strict=True)
         ]
         for step in parts[0].checkpoints:
