@@ -18,12 +18,12 @@ from husai import artifacts, metrics, saes, stats, training
 from husai.activations import Activations
 from husai.config import TrainConfig, log_grid, require
 from husai.evidence import ROOT, Estimate
-from husai.shards import in_memory
 
 MODULES = (
     "config",
     "tasks",
     "objectives",
+    "shards",
     "kernels",
     "training",
     "saes",
@@ -203,7 +203,7 @@ def _folder(data: list[Activations], config: TrainConfig, seeds: tuple[int, ...]
         artifacts.clear(folder)
         log = folder / "log.jsonl"
         parts = [
-            training.train(in_memory(acts.fit), config, s, keep=keep, log_path=log)
+            training.train(acts.fit, config, s, keep=keep, log_path=log)
             for acts, s in zip(data, shares, strict=True)
         ]
         for step in parts[0].checkpoints:
@@ -242,9 +242,10 @@ def sweep(
 def trajectory(study: Study) -> list[dict[str, Any]]:
     """Return, per stored checkpoint, scores over all latents, FVU, alive share and |cos| to the own initialisation."""
     start, rows = study.at(0), []
+    held_out, mean = study.activations.held_out, study.activations.mean
     for step in study.steps:
         batch = study.at(step)
-        quality = batch.quality(study.activations.held_out, study.activations.mean)
+        quality = batch.quality(held_out, mean)
         init = [metrics.init_cosine(a, b) for a, b in zip(batch.W_dec, start.W_dec, strict=True)]
         rows.append({
             "step": step,

@@ -18,10 +18,13 @@ from husai import kernels, objectives
 from husai.architectures import ARCHITECTURES
 from husai.config import TrainConfig, log_grid, require
 from husai.saes import SAEBatch
+from husai.shards import Shards, moments
 from husai.tasks import generator
 
 CHUNK = 512
 """Optimiser steps a call of the fused step: bounds the memory of the precomputed data order."""
+STRETCH = 2**24
+"""Bytes of activations that are gathered from shards at a time, if they fit one step."""
 
 
 class Training(NamedTuple):
@@ -49,7 +52,7 @@ Engine = Callable[[State, Tensor, Tensor, np.ndarray, int], np.ndarray]
 
 
 def train(
-    activations: Float[Tensor, "n d_model"],
+    activations: Float[Tensor, "n d_model"] | Shards,
     config: TrainConfig,
     seeds: Sequence[int],
     *,
@@ -64,28 +67,38 @@ def train(
     and scaled to a mean squared norm of d_model when `config.standardise`. Each seed has its own initialisation and
     data order, and gives the same SAE alone or in a batch. Checkpoints are kept, and
     `on_step(step, saes, entry)` is called, at the steps `keep` (default: 0, powers of two from 8, the last).
-    `engine` is "fused" (TopK on the CPU), "autograd", or "auto".
+    `engine` is "fused" (TopK on the CPU), "autograd", or "auto". Shards train the SAEs that their rows in memory do.
     Raises ValueError on non-finite activations, fewer than batch_size of them, or a loss that stops being finite.
     """
-    require(activations.ndim == 2, "activations", tuple(activations.shape), "a matrix [n, d_model]")
-    require(bool(activations.isfinite().all()), "activations", "NaN or infinity among them", "finite numbers")
-    n = len(activations)
+    require(len(activations.shape) == 2, "activations", tuple(activations.shape), "a matrix [n, d_model]")
+    finite = isinstance(activations, Shards) or bool(activations.isfinite().all())
+    require(finite, "activations", "NaN or infinity among them", "finite numbers")
+    n, d_model = activations.shape
     require(
         n >= config.batch_size, "batch_size", config.batch_size, f"at most the number of activations, {n}"
     )
     require(len(set(seeds)) == len(seeds) > 0, "seeds", list(seeds), "one or more different integers")
-    mean, scale = standardiser(activations) if config.standardise else (torch.zeros_like(activations[0]), 1.0)
-    x = ((activations - mean) * scale).contiguous()
-    state = initial_state(config, x.shape[1], seeds, x.dtype)
+    mean, scale = (
+        standardiser(activations) if config.standardise else (torch.zeros(d_model, dtype=activations.dtype), 1.0)
+    )
+    data, stretch = activations, CHUNK
+    if isinstance(data, Shards):
+        row = data.d_model * data.dtype.itemsize
+        stretch = min(CHUNK, max(1, STRETCH // (len(seeds) * config.batch_size * row)))
+    else:
+        data = ((data - mean) * scale).contiguous()
+    state = initial_state(config, d_model, seeds, activations.dtype)
     advance = _engine(engine, config, state)
     orders = [_Order(n, config.batch_size, seed) for seed in seeds]
     checkpoints, log, since = {}, [], []
     track = tracker(config)
     stops = sorted({*(log_grid(config.steps) if keep is None else keep), config.steps})
     for start, stop in zip([0, *stops], stops, strict=False):
-        for first in range(start, stop, CHUNK):
-            steps = min(CHUNK, stop - first)
+        for first in range(start, stop, stretch):
+            steps = min(stretch, stop - first)
             order = torch.stack([o.take(steps) for o in orders])
+            x, order = (data, order) if isinstance(data, Tensor) else data.gather(order)
+            x = x if isinstance(data, Tensor) else x.sub_(mean).mul_(scale)
             rates = np.array([learning_rate(config, first + i) for i in range(steps)])
             since.append(advance(state, x, order, rates, first))
             _check_finite(since[-1], seeds, first, config.lr)
@@ -101,12 +114,13 @@ def train(
     return Training(checkpoints[config.steps], checkpoints, log)
 
 
-def standardiser(activations: Float[Tensor, "n d_model"]) -> tuple[Float[Tensor, " d_model"], float]:
+def standardiser(
+    activations: Float[Tensor, "n d_model"] | Shards,
+) -> tuple[Float[Tensor, " d_model"], float]:
     """Return (mean, scale) such that scale * (x - mean) has a mean squared norm of d_model."""
-    mean = activations.mean(0)
-    square = (activations - mean).square().sum(1).mean().item()
-    require(square > 0, "activations", "identical rows", "rows that differ")
-    return mean, math.sqrt(activations.shape[1] / square)
+    mean, spread = moments(activations)
+    require(spread > 0, "activations", "identical rows", "rows that differ")
+    return mean.to(activations.dtype), math.sqrt(activations.shape[1] / spread)
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

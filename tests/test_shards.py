@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from husai import artifacts, shards
+from husai import artifacts, shards, training
+from husai.config import converged
+from husai.saes import WEIGHTS
 
 ROOT = Path(__file__).parents[1]
 N, D = 1000, 6
@@ -181,29 +183,44 @@ def test_what_needs_all_rows_at_once_refuses_shards_and_takes_tensors(tmp_path):
         shards.in_memory(shards.write(tmp_path / "here", [X]))
 
 
+@pytest.mark.parametrize("engine, dtype", [("fused", torch.float32), ("autograd", torch.float64)])
+@pytest.mark.parametrize("rows_per_shard, stretch", [(64, 2**24), (1000, 1)])
+def test_training_on_shards_is_training_in_memory(tmp_path, monkeypatch, engine, dtype, rows_per_shard, stretch):
+    config, x = converged(16, 3, steps=40), X.to(dtype)
+    wanted = training.train(x, config, [0, 1], engine=engine)
+    monkeypatch.setattr(training, "STRETCH", stretch)
+    ours = training.train(shards.write(tmp_path, [x], rows_per_shard), config, [0, 1], engine=engine)
+    assert ours.log == wanted.log and ours.checkpoints.keys() == wanted.checkpoints.keys()
+    for step, saes in ours.checkpoints.items():
+        for name in WEIGHTS:
+            assert torch.equal(getattr(saes, name), getattr(wanted.checkpoints[step], name))
+
+
 MEMORY = r"""
 import re, sys, torch
+from dataclasses import replace
 from pathlib import Path
-from husai import artifacts, shards
+from husai import artifacts, shards, training
+from husai.config import converged
 
 def peak():  # MB; ru_maxrss would count the process that started this one
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 2**10
 
-block = torch.randn(8192, 128)
+block, config = torch.randn(8192, 128), replace(converged(64, 4, steps=40), batch_size=2500)
+training.train(block, config, [0, 1, 2, 3])  # compiles
 start = peak()
 shards.write(Path(sys.argv[1]), (block + i for i in range(75)), 2**14)
 stored = shards.read(Path(sys.argv[1]))
 view = stored[torch.arange(len(stored)) % 5 > 0]
-for seed in range(5):
-    view.gather(torch.randint(len(view), (2, 40, 256), generator=torch.Generator().manual_seed(seed)))
-shards.moments(view), artifacts.content_hash(view)
+artifacts.content_hash(view)
+training.train(view, config, [0, 1, 2, 3])
 print(peak() - start)
 everything = stored.load()
 print(peak() - start)
 """
 
 
-def test_300_megabytes_are_written_gathered_and_streamed_in_less_than_100(tmp_path):
+def test_300_megabytes_are_written_and_trained_on_in_less_than_100(tmp_path):
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "big")]
     bounded, loaded = map(float, subprocess.check_output(command, text=True, cwd=ROOT).split())
     assert bounded < 100 and loaded > 300, "the second is the control: loading them all does show"
