@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, is_dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 def stream_seed(seed: int, stream: str) -> int:
@@ -111,8 +111,10 @@ class SAEConfig:
     """Which published architecture: a file in `husai/architectures`."""
     d_sae: int = 1024
     """Number of latents."""
-    k: int = 32
-    """Active latents an input, exactly or on average; for relu, jump_relu and gated the L0 that the gate expects."""
+    k: int | Literal["auto"] = 32
+    """Active latents an input, exactly or on average; for relu, jump_relu and gated the L0 that the gate expects.
+
+    "auto" has `training` choose it by a criterion that is not stability (topk, batch_topk, matryoshka)."""
     signed: bool = False
     """TopK without the ReLU: selected latents may be negative, as in the sources."""
     decoder_bias: bool = True
@@ -137,7 +139,11 @@ class SAEConfig:
     def __post_init__(self) -> None:
         require(self.architecture in NAMES, "architecture", self.architecture, f"one of {', '.join(NAMES)}")
         require(self.d_sae >= 1, "d_sae", self.d_sae, "at least one latent")
-        require(1 <= self.k <= self.d_sae, "k", self.k, f"1 <= k <= d_sae = {self.d_sae}")
+        if self.k == "auto":
+            tried = self.architecture in ("topk", "batch_topk", "matryoshka") and not self.transcoder
+            require(tried, "k", self.k, f"a number: it cannot be chosen for {self.architecture} or a transcoder")
+        else:
+            require(1 <= self.k <= self.d_sae, "k", self.k, f"1 <= k <= d_sae = {self.d_sae}, or 'auto'")
         name, none = self.architecture, f"the default: {self.architecture} has none"
         require(name == "topk" or not self.signed, "signed", self.signed, "False: only topk can be signed")
         require(self.l1 >= 0, "l1", self.l1, "a weight of at least 0")

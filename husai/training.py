@@ -4,24 +4,26 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Num
+from jaxtyping import Num
 from torch import Tensor
 
 from husai import engines
 from husai.architectures import ARCHITECTURES
-from husai.config import TrainConfig, log_grid, require
+from husai.calibration import Calibration, calibrate
+from husai.config import SAEConfig, TrainConfig, log_grid, require
 from husai.engines import Data, State, forward
+from husai.feed import Feed
 from husai.saes import SAEBatch
+from husai.shards import Shards, in_memory
 from husai.tasks import generator
 
-CHUNK = 512
-"""Optimiser steps a call of the engine: bounds the memory of the precomputed data order."""
-CALIBRATION = 16
+MEASURED = 16
 """Batches on which what is not learned (BatchTopK's threshold) is measured at a checkpoint."""
 
 
@@ -34,25 +36,16 @@ class Training(NamedTuple):
     """The SAEs at step 0, on a logarithmic grid, and at the last step."""
     log: list[dict[str, Any]]
     """One entry a checkpoint: step, lr, and per seed the loss terms (mean since the last one) and the silent share."""
-
-
-class Units(NamedTuple):
-    """Raw activations are standardised as (x - mean) * scale."""
-
-    mean: Float[Tensor, "*layers d_model"]
-    scale: float
-
-    def standardise(self, x: Float[Tensor, "n *layers d_model"]) -> Float[Tensor, "n *layers d_model"]:
-        """Return the activations that the SAEs train on."""
-        return ((x - self.mean) * self.scale).contiguous()
+    calibration: Calibration | None = None
+    """How k was chosen, if it was "auto"."""
 
 
 def train(
-    activations: Num[Tensor, "n *layers d_in"],
+    activations: Num[Tensor, "n *layers d_in"] | Shards,
     config: TrainConfig,
     seeds: Sequence[int],
     *,
-    targets: Num[Tensor, "n d_model"] | None = None,
+    targets: Num[Tensor, "n d_model"] | Shards | None = None,
     keep: Sequence[int] | None = None,
     on_step: Callable[[int, SAEBatch, dict[str, Any]], None] | None = None,
     log_path: Path | None = None,
@@ -62,38 +55,30 @@ def train(
 
     Loss of a seed: what its architecture says + auxk * mean (error - z_dead W_dec)^2, on activations centred and scaled
     to a mean squared norm of d_model when `config.standardise`. Each seed has its own initialisation and data order,
-    and gives the same SAE alone or in a batch. Checkpoints are kept, and `on_step(step, saes, entry)` is called, at the
+    and gives the same SAE alone or in a batch. With k = "auto", `calibration` chooses it first. Checkpoints are kept, and `on_step(step, saes, entry)` is called, at the
     steps `keep` (default: 0, powers of two from 8, the last). `targets` are what a transcoder reconstructs;
     `route` reads [n, layers, d_model]. `engine` is "fused" (plain TopK on the CPU), "autograd", or "auto".
     All runs on the device of the activations.
     Raises ValueError on activations or targets that are not finite floats, do not fit the configuration or each other,
     or are fewer than batch_size, and on a loss that stops being finite (seed, step and learning rate are named).
     """
-    _check_activations(activations, targets, config)
     require(len(set(seeds)) == len(seeds) > 0, "seeds", list(seeds), "one or more different integers")
-    n = len(activations)
-    units = [
-        standardiser(values) if config.standardise else Units(torch.zeros_like(values[0]), 1.0)
-        for values in ([activations] if targets is None else [activations, targets])
-    ]
-    x_units, y_units = units[0], units[-1]
-    x = x_units.standardise(activations)
-    data = Data(x, x if targets is None else y_units.standardise(targets))
-    state = initial_state(config, data, seeds)
+    config, calibration = resolve(activations, config, seeds)
+    feed = Feed(activations, targets, config, seeds)
+    state = initial_state(config, feed.first, seeds)
     advance = engines.start(engine, config, state)
-    orders = [_Order(n, config.batch_size, seed) for seed in seeds]
     checkpoints, log, since = {}, [], []
     track = tracker(config)
     stops = sorted({*(log_grid(config.steps) if keep is None else keep), config.steps})
     for start, stop in zip([0, *stops], stops, strict=False):
-        for first in range(start, stop, CHUNK):
-            steps = min(CHUNK, stop - first)
-            order = torch.stack([o.take(steps) for o in orders])
+        for first in range(start, stop, feed.stretch):
+            steps = min(feed.stretch, stop - first)
+            data, order = feed.take(steps)
             rates = np.array([learning_rate(config, first + i) for i in range(steps)])
             ks = np.array([active(config, first + i) for i in range(steps)])
             since.append(advance(state, data, order, rates, ks, first))
             _check_finite(since[-1], seeds, first, config.lr)
-        checkpoints[stop] = fold(state, config, seeds, data, x_units, y_units)
+        checkpoints[stop] = fold(state, config, feed)
         log.append(_entry(stop, config, state, since))
         since = []
         if log_path:
@@ -102,18 +87,18 @@ def train(
         if on_step:
             on_step(stop, checkpoints[stop], log[-1])
         track(stop, log[-1])
-    return Training(checkpoints[config.steps], checkpoints, log)
+    return Training(checkpoints[config.steps], checkpoints, log, calibration)
 
 
-def standardiser(activations: Float[Tensor, "n *layers d_model"]) -> Units:
-    """Return the mean, and the scale such that scale * (x - mean) has a mean squared norm of d_model.
-
-    Layers have a mean each and one scale together, so that their norms stay comparable.
-    """
-    mean = activations.mean(0)
-    square = (activations - mean).square().sum(-1).mean().item()
-    require(square > 0, "activations", "identical rows", "rows that differ")
-    return Units(mean, math.sqrt(activations.shape[-1] / square))
+def resolve(
+    activations: Num[Tensor, "n *layers d_in"] | Shards, config: TrainConfig, seeds: Sequence[int]
+) -> tuple[TrainConfig, Calibration | None]:
+    """Return the configuration with its k, chosen by `calibration.calibrate` where it is "auto", and how."""
+    if config.sae.k != "auto":
+        return config, None
+    x = in_memory(activations)
+    chosen = calibrate(x, config, seeds, lambda *arguments: train(*arguments, keep=[]).saes)
+    return replace(config, sae=replace(config.sae, k=chosen.k)), chosen
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -153,17 +138,15 @@ def initial_state(config: TrainConfig, data: Data, seeds: Sequence[int]) -> Stat
     return State(encoder, bias, decoder, centre, silent, weights)
 
 
-def fold(
-    state: State, config: TrainConfig, seeds: Sequence[int], data: Data, x_units: Units, y_units: Units
-) -> SAEBatch:
+def fold(state: State, config: TrainConfig, feed: Feed) -> SAEBatch:
     """Return the SAEs in raw activation units: standardising is absorbed by biases, thresholds and routers.
 
     Decoder rows stay unit, so latents are those of the training divided by the target's scale. Where the input is not
     centred by b_dec (transcoders, routed layers), its mean is extra["b_in"].
     """
-    sae, (x_mean, x_scale), (y_mean, y_scale) = config.sae, x_units, y_units
+    sae, seeds, (x_mean, x_scale), (y_mean, y_scale) = config.sae, feed.seeds, feed.units[0], feed.units[-1]
     weights, architecture = state.weights(sae), ARCHITECTURES[sae.architecture]
-    extra = state.extra | architecture.buffers(_batches(state, config, seeds, data), sae)
+    extra = state.extra | architecture.buffers(_batches(state, sae, feed), sae)
     apart = sae.transcoder or sae.layers > 1
     extra = architecture.fold(extra, torch.zeros_like(x_mean) if apart else x_mean, x_scale, y_scale)
     if apart:
@@ -179,49 +162,11 @@ def fold(
     )
 
 
-def _batches(state: State, config: TrainConfig, seeds: Sequence[int], data: Data) -> Iterator[Tensor]:
-    """Yield each seed's pre-activations of up to CALIBRATION of its batches, drawn by a shuffle of their own."""
-    n, size = len(data.x), config.batch_size
-    orders = torch.stack([torch.randperm(n, generator=generator(seed, "sae/calibration")) for seed in seeds])
-    for index in orders.to(data.x.device)[:, : CALIBRATION * size].split(size, 1):
-        if index.shape[1] == size:
-            yield forward(state, data.x[index], config.sae).pre
-
-
-class _Order:
-    """One seed's endless stream of row indices: a fresh permutation an epoch, cut into batches."""
-
-    def __init__(self, n: int, batch_size: int, seed: int) -> None:
-        self.n, self.batch_size, self.draw = n, batch_size, generator(seed, "sae/order")
-        self.left = torch.empty(0, dtype=torch.int64)
-
-    def take(self, steps: int) -> Tensor:
-        """Return the next [steps, batch_size] indices."""
-        need = steps * self.batch_size
-        parts = [self.left]
-        while sum(map(len, parts)) < need:
-            parts.append(torch.randperm(self.n, generator=self.draw))
-        stream = torch.cat(parts)
-        self.left = stream[need:]
-        return stream[:need].reshape(steps, self.batch_size)
-
-
-def _check_activations(activations: Tensor, targets: Tensor | None, config: TrainConfig) -> None:
-    layers = config.sae.layers
-    shape = "a stack [n, layers, d_model]" if layers > 1 else "a matrix [n, d_model]"
-    fits = activations.ndim == 3 and activations.shape[1] == layers if layers > 1 else activations.ndim == 2
-    require(fits, "activations", tuple(activations.shape), shape + f" with layers = {layers}" * (layers > 1))
-    n, given = len(activations), targets is not None
-    wanted = "a matrix for a transcoder" if config.sae.transcoder else "nothing: only a transcoder has targets"
-    require(given == config.sae.transcoder, "targets", "given" if given else None, wanted)
-    for name, values in {"activations": activations, "targets": targets}.items():
-        if values is None:
-            continue
-        require(values.dtype in (torch.float32, torch.float64), name, values.dtype, "float32 or float64")
-        require(bool(values.isfinite().all()), name, "NaN or infinity among them", "finite numbers")
-        require(len(values) == n, name, f"{len(values)} rows", f"one for each of {n} activations")
-        require(values.dtype == activations.dtype, name, values.dtype, f"{activations.dtype}, as the activations")
-    require(n >= config.batch_size, "batch_size", config.batch_size, f"at most the number of activations, {n}")
+def _batches(state: State, config: SAEConfig, feed: Feed) -> Iterator[Tensor]:
+    """Yield the pre-activations of up to MEASURED batches a seed."""
+    data, order = feed.shuffled(MEASURED)
+    for index in order.to(data.x.device).unbind(1):
+        yield forward(state, data.rows(index).x, config).pre
 
 
 def _check_finite(losses: np.ndarray, seeds: Sequence[int], start: int, lr: float) -> None:

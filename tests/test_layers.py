@@ -10,9 +10,9 @@ import pytest
 
 FLOORS = [
     "config provenance evidence",
-    "stats tasks text similarity matching metrics objectives kernels artifacts",
+    "stats tasks text similarity matching metrics objectives kernels artifacts shards",
     "models grokking architectures saes formats nulls gate plots",
-    "activations engines training",
+    "activations engines feed calibration training",
     "study comparison interventions benches report",
 ]
 FLOOR = {f"husai.{name}": floor for floor, names in enumerate(FLOORS) for name in names.split()}
