@@ -52,7 +52,7 @@ def train(
     config: TrainConfig,
     seeds: Sequence[int],
     *,
-    targets: Num[Tensor, "n d_model"] | None = None,
+    targets: Num[Tensor, "rows d_model"] | None = None,
     keep: Sequence[int] | None = None,
     on_step: Callable[[int, SAEBatch, dict[str, Any]], None] | None = None,
     log_path: Path | None = None,
@@ -207,20 +207,22 @@ class _Order:
 
 
 def _check_activations(activations: Tensor, targets: Tensor | None, config: TrainConfig) -> None:
-    layers = config.sae.layers
-    shape = "a stack [n, layers, d_model]" if layers > 1 else "a matrix [n, d_model]"
-    fits = activations.ndim == 3 and activations.shape[1] == layers if layers > 1 else activations.ndim == 2
-    require(fits, "activations", tuple(activations.shape), shape + f" with layers = {layers}" * (layers > 1))
-    n, given = len(activations), targets is not None
-    wanted = "a matrix for a transcoder" if config.sae.transcoder else "nothing: only a transcoder has targets"
-    require(given == config.sae.transcoder, "targets", "given" if given else None, wanted)
+    n, layers, shape = len(activations), config.sae.layers, tuple(activations.shape)
+    if layers > 1:
+        fits = activations.ndim == 3 and shape[1] == layers
+        require(fits, "activations", shape, f"a stack [n, layers, d_model] with layers = {layers}")
+    else:
+        require(activations.ndim == 2, "activations", shape, "a matrix [n, d_model]")
+    if config.sae.transcoder:
+        came = None if targets is None else tuple(targets.shape)
+        require(came is not None and len(came) == 2 and came[0] == n, "targets", came, f"a matrix of {n} rows")
+    else:
+        require(targets is None, "targets", "given", "none: only a transcoder has targets")
     for name, values in {"activations": activations, "targets": targets}.items():
-        if values is None:
-            continue
-        require(values.dtype in (torch.float32, torch.float64), name, values.dtype, "float32 or float64")
-        require(bool(values.isfinite().all()), name, "NaN or infinity among them", "finite numbers")
-        require(len(values) == n, name, f"{len(values)} rows", f"one for each of {n} activations")
-        require(values.dtype == activations.dtype, name, values.dtype, f"{activations.dtype}, as the activations")
+        if values is not None:
+            require(values.dtype in (torch.float32, torch.float64), name, values.dtype, "float32 or float64")
+            require(values.dtype == activations.dtype, name, values.dtype, f"{activations.dtype}, as activations")
+            require(bool(values.isfinite().all()), name, "NaN or infinity among them", "finite numbers")
     require(n >= config.batch_size, "batch_size", config.batch_size, f"at most the number of activations, {n}")
 
 
