@@ -50,7 +50,7 @@ def calibrate(
     require(config.sae.d_sae >= 2, "d_sae", config.sae.d_sae, "at least two latents where k is to be chosen")
     order = torch.randperm(len(activations), generator=generator(0, "calibration/split"))
     held_out, fitted = activations[order].tensor_split([round(HELD_OUT * len(order))])
-    curve = []
+    curve: list[dict[str, Any]] = []
     for k in (k for k in CANDIDATES if k <= config.sae.d_sae // 2):
         trial = replace(config, sae=replace(config.sae, k=k), steps=min(config.steps, STEPS))
         saes = fit(fitted, trial, SEEDS)
@@ -59,7 +59,8 @@ def calibrate(
         bits = description_length(l0, fvu, config.sae.d_sae, held_out.shape[1])
         cosine = sum(map(decoder_cosine, saes.W_dec)) / len(saes)
         curve.append({"k": k, "description_length": bits, "fvu": fvu, "l0": l0, "decoder_cosine": cosine})
-    return Calibration(min(curve, key=lambda entry: entry["description_length"])["k"], "description_length", curve)
+    best = min(curve, key=lambda entry: entry["description_length"])
+    return Calibration(int(best["k"]), "description_length", curve)
 
 
 def description_length(l0: float, fvu: float, d_sae: int, d_model: int) -> float:

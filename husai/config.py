@@ -136,6 +136,12 @@ class SAEConfig:
     transcoder: bool = False
     """Whether the output is not the input but `targets` (Dunefsky et al. 2024, arXiv 2406.11944)."""
 
+    @property
+    def active(self) -> int:
+        """k as a number; ValueError while it is "auto"."""
+        require(self.k != "auto", "k", self.k, "a number: `training` has not chosen it yet")
+        return int(self.k)
+
     def __post_init__(self) -> None:
         require(self.architecture in NAMES, "architecture", self.architecture, f"one of {', '.join(NAMES)}")
         require(self.d_sae >= 1, "d_sae", self.d_sae, "at least one latent")
@@ -155,7 +161,7 @@ class SAEConfig:
             ends = self.groups[-1:] in ((), (self.d_sae,))
             require(ends, "groups", self.groups, f"widths of which the last is d_sae = {self.d_sae}")
         elif name == "hierarchical_topk":
-            require(max(self.groups, default=1) <= self.k, "groups", self.groups, f"budgets up to k = {self.k}")
+            require(max(self.groups, default=1) <= self.active, "groups", self.groups, f"budgets up to k = {self.k}")
         else:
             require(self.groups == (), "groups", self.groups, none)
         if name == "route":
@@ -163,7 +169,7 @@ class SAEConfig:
         else:
             require(self.layers == 1, "layers", self.layers, none)
         if name == "switch":
-            fits = self.experts >= 2 and self.d_sae % self.experts == 0 and self.k <= self.d_sae // self.experts
+            fits = self.experts >= 2 and self.d_sae % self.experts == 0 and self.active <= self.d_sae // self.experts
             wanted = f"two or more blocks of d_sae = {self.d_sae}, each of at least k = {self.k} latents"
             require(fits, "experts", self.experts, wanted)
         else:

@@ -51,7 +51,7 @@ class Feed:
     def __init__(
         self,
         activations: Num[Tensor, "n *layers d_in"] | Shards,
-        targets: Num[Tensor, "n d_model"] | Shards | None,
+        targets: Num[Tensor, "rows d_model"] | Shards | None,
         config: TrainConfig,
         seeds: Sequence[int],
     ) -> None:
@@ -61,9 +61,8 @@ class Feed:
             standardiser(source) if config.standardise else Units(_first_row(source)[0] * 0, 1.0)
             for source in self.sources
         ]
-        self.whole = None
-        if not any(isinstance(source, Shards) for source in self.sources):
-            self.whole = self._standardised(self.sources)
+        tensors = [source for source in self.sources if isinstance(source, Tensor)]
+        self.whole = self._standardised(tensors) if len(tensors) == len(self.sources) else None
         self.first = self._standardised([_first_row(source) for source in self.sources])
         bytes_a_step = len(seeds) * config.batch_size * sum(part.nbytes for part in {*self.first})
         self.stretch = CHUNK if self.whole else min(CHUNK, max(1, GATHERED // bytes_a_step))
@@ -117,20 +116,21 @@ class _Order:
 
 
 def _check(activations: Tensor | Shards, targets: Tensor | Shards | None, config: TrainConfig) -> None:
-    layers = config.sae.layers
-    shape = "a stack [n, layers, d_model]" if layers > 1 else "a matrix [n, d_model]"
-    came = tuple(activations.shape)
-    fits = len(came) == 3 and came[1] == layers if layers > 1 else len(came) == 2
-    require(fits, "activations", came, shape + f" with layers = {layers}" * (layers > 1))
-    n, given = len(activations), targets is not None
-    wanted = "a matrix for a transcoder" if config.sae.transcoder else "nothing: only a transcoder has targets"
-    require(given == config.sae.transcoder, "targets", "given" if given else None, wanted)
+    n, layers, shape = len(activations), config.sae.layers, tuple(activations.shape)
+    if layers > 1:
+        fits = len(shape) == 3 and shape[1] == layers
+        require(fits, "activations", shape, f"a stack [n, layers, d_model] with layers = {layers}")
+    else:
+        require(len(shape) == 2, "activations", shape, "a matrix [n, d_model]")
+    if config.sae.transcoder:
+        came = None if targets is None else tuple(targets.shape)
+        require(came is not None and len(came) == 2 and came[0] == n, "targets", came, f"a matrix of {n} rows")
+    else:
+        require(targets is None, "targets", "given", "none: only a transcoder has targets")
     for name, values in {"activations": activations, "targets": targets}.items():
-        if values is None:
-            continue
-        require(values.dtype in (torch.float32, torch.float64), name, values.dtype, "float32 or float64")
-        finite = isinstance(values, Shards) or bool(values.isfinite().all())  # shards were checked when written
-        require(finite, name, "NaN or infinity among them", "finite numbers")
-        require(len(values) == n, name, f"{len(values)} rows", f"one for each of {n} activations")
-        require(values.dtype == activations.dtype, name, values.dtype, f"{activations.dtype}, as the activations")
+        if values is not None:
+            require(values.dtype in (torch.float32, torch.float64), name, values.dtype, "float32 or float64")
+            require(values.dtype == activations.dtype, name, values.dtype, f"{activations.dtype}, as activations")
+            finite = isinstance(values, Shards) or bool(values.isfinite().all())  # shards were checked when written
+            require(finite, name, "NaN or infinity among them", "finite numbers")
     require(n >= config.batch_size, "batch_size", config.batch_size, f"at most the number of activations, {n}")

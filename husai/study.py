@@ -95,7 +95,7 @@ class Study:
         init = float(np.mean([metrics.init_cosine(now_rows, first_rows) for now_rows, first_rows in pairs]))
         slope = stats.pairwise(now).value - stats.pairwise(then).value
         c, gate = self.config, GATES["plateau"]
-        updates = c.steps * c.batch_size * self.saes.config.k / c.sae.d_sae
+        updates = c.steps * c.batch_size * self.saes.config.active / c.sae.d_sae
         reached = abs(slope) < gate["slope"] and init < gate["init_cosine"] and updates >= gate["updates"]
         return Convergence(slope, init, updates, reached)
 
@@ -106,8 +106,8 @@ class Study:
         return {
             "explained variance": 1 - q["fvu"].value > gate["explained_variance"],
             "dead share": 1 - q["alive"].value < gate["dead_share"],
-            "L0 on target": abs(q["l0"].value - self.saes.config.k)
-            <= gate["l0_tolerance"] * self.saes.config.k,
+            "L0 on target": abs(q["l0"].value - self.saes.config.active)
+            <= gate["l0_tolerance"] * self.saes.config.active,
             "converged": self.convergence.converged,
         }
 

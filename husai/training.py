@@ -45,7 +45,7 @@ def train(
     config: TrainConfig,
     seeds: Sequence[int],
     *,
-    targets: Num[Tensor, "n d_model"] | Shards | None = None,
+    targets: Num[Tensor, "rows d_model"] | Shards | None = None,
     keep: Sequence[int] | None = None,
     on_step: Callable[[int, SAEBatch, dict[str, Any]], None] | None = None,
     log_path: Path | None = None,
@@ -55,8 +55,9 @@ def train(
 
     Loss of a seed: what its architecture says + auxk * mean (error - z_dead W_dec)^2, on activations centred and scaled
     to a mean squared norm of d_model when `config.standardise`. Each seed has its own initialisation and data order,
-    and gives the same SAE alone or in a batch. With k = "auto", `calibration` chooses it first. Checkpoints are kept, and `on_step(step, saes, entry)` is called, at the
-    steps `keep` (default: 0, powers of two from 8, the last). `targets` are what a transcoder reconstructs;
+    and gives the same SAE alone or in a batch. With k = "auto", `calibration` chooses it first. Checkpoints are kept,
+    and `on_step(step, saes, entry)` is called, at the steps `keep` (default: 0, powers of two from 8, the last).
+    `targets` are what a transcoder reconstructs;
     `route` reads [n, layers, d_model]. `engine` is "fused" (plain TopK on the CPU), "autograd", or "auto".
     All runs on the device of the activations.
     Raises ValueError on activations or targets that are not finite floats, do not fit the configuration or each other,
@@ -109,7 +110,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 def active(config: TrainConfig, step: int) -> int:
     """Return a step's k: from k_start * k at the first linearly to k at half of the steps, at most what there is."""
-    k, room = config.sae.k, config.sae.d_sae // config.sae.experts
+    k, room = config.sae.active, config.sae.d_sae // config.sae.experts
     ahead = max(0.0, 1 - 2 * step / config.steps)
     return min(round(k + (config.k_start - 1) * k * ahead), room)
 

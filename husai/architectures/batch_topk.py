@@ -23,7 +23,7 @@ class BatchTopK(Architecture):
 
     def encode(self, step: Encoding, config: SAEConfig) -> Float[Tensor, "seeds batch d_sae"]:
         """Keep the k * batch largest positive pre-activations of each seed."""
-        return largest(step.pre, config.k)
+        return largest(step.pre, config.active)
 
     def infer(self, step: Encoding, config: SAEConfig) -> Float[Tensor, "seeds batch d_sae"]:
         """Keep what exceeds the seed's threshold."""
@@ -34,7 +34,7 @@ class BatchTopK(Architecture):
         self, batches: Iterator[Float[Tensor, "seeds batch d_sae"]], config: SAEConfig
     ) -> dict[str, Tensor]:
         """Return the threshold: batches in which nothing is positive do not count."""
-        kept = (largest(pre, config.k) for pre in batches)
+        kept = (largest(pre, config.active) for pre in batches)
         smallest = torch.stack([torch.where(z > 0, z, torch.inf).amin((1, 2)) for z in kept])
         found = smallest.isfinite()
         return {"threshold": torch.where(found, smallest, 0).sum(0) / found.sum(0).clamp(min=1)}

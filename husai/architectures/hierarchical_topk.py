@@ -24,7 +24,7 @@ class HierarchicalTopK(TopK):
         config: SAEConfig,
     ) -> Float[Tensor, " seeds"]:
         """Return the mean over budgets of the squared error."""
-        budgets = torch.tensor(config.groups or range(1, config.k + 1), device=z.device)
+        budgets = torch.tensor(config.groups or range(1, config.active + 1), device=z.device)
         values, indices = z.topk(int(budgets[-1]), dim=-1)
         shift = torch.arange(len(z), device=z.device)[:, None, None] * config.d_sae
         rows = torch.nn.functional.embedding(indices + shift, step.weights.decoder.flatten(0, 1))

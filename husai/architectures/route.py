@@ -1,10 +1,10 @@
 """RouteSAE: one dictionary for a stack of layers (Shi et al. 2025, arXiv 2503.08200, section 3).
 
-p = softmax(W_router^T sum_l x_l + b_router), i = argmax p; the TopK SAE encodes and reconstructs r = p_i x_i, so that the
-router learns through p_i. loss = mean over the batch of |r - r_hat|^2 / |r|^2: a smaller p gains nothing.
+p = softmax(W_router^T sum_l x_l + b_router), i = argmax p; a TopK SAE encodes and reconstructs r = p_i x_i, so that
+the router learns through p_i. loss = mean over the batch of |r - r_hat|^2 / |r|^2: a smaller p gains nothing.
 The paper reads raw activations and has no b_router; here each layer's mean is taken off first, and b_router stands for
-what the means would add to the router. Without biases TopK is homogeneous, r_hat(p x) = p r_hat(x), so the loss does not
-depend on p: the published router learns only by way of b_enc and b_dec.
+what the means would add to the router. Without biases TopK is homogeneous, r_hat(p x) = p r_hat(x), so that the loss
+does not depend on p: the published router learns only by way of b_enc and b_dec.
 """
 
 import math

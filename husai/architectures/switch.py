@@ -31,7 +31,7 @@ class Switch(Architecture):
         """Keep the k largest pre-activations of the expert's block, times its probability."""
         weight, expert = probabilities(step).max(-1, keepdim=True)
         blocks = step.pre.unflatten(-1, (config.experts, -1))
-        values, indices = blocks.take_along_dim(expert[..., None], 2).squeeze(2).topk(config.k, dim=-1)
+        values, indices = blocks.take_along_dim(expert[..., None], 2).squeeze(2).topk(config.active, dim=-1)
         indices = indices + expert * blocks.shape[-1]
         return torch.zeros_like(step.pre).scatter(-1, indices, weight * values.relu())
 

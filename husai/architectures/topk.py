@@ -16,6 +16,6 @@ class TopK(Architecture):
 
     def encode(self, step: Encoding, config: SAEConfig) -> Float[Tensor, "seeds batch d_sae"]:
         """Keep the k largest pre-activations of each row and set the others to zero."""
-        values, indices = step.pre.topk(config.k, dim=-1)
+        values, indices = step.pre.topk(config.active, dim=-1)
         values = values if config.signed else values.relu()
         return torch.zeros_like(step.pre).scatter(-1, indices, values)
