@@ -44,17 +44,16 @@ class SAEBatch:
     """What the architecture has beyond these, [seeds, ...] each; its file says what."""
 
     def __post_init__(self) -> None:
-        n, (d_in, d_out) = len(self.seeds), (self.W_enc.shape[1], self.W_dec.shape[-1])
-        d_out = d_out if self.config.transcoder else d_in
-        shapes: dict[str, tuple[int, ...]] = {"W_dec": (self.config.d_sae, d_out), "W_enc": (d_in, self.config.d_sae)}
-        shapes |= {"b_enc": (self.config.d_sae,), "b_dec": (d_out,), **extra_shapes(self.config, d_in)}
+        n, d_sae, d_in = len(self.seeds), self.config.d_sae, self.W_enc.shape[1]
+        d_model = self.W_dec.shape[-1] if self.config.transcoder else d_in
+        more = extra_shapes(self.config, d_in)
+        wanted = f"{sorted(more)} for this configuration"
+        require(self.extra.keys() == more.keys(), "extra", sorted(self.extra), wanted)
+        shapes: dict[str, tuple[int, ...]] = {"W_dec": (d_sae, d_model), "W_enc": (d_in, d_sae)}
+        shapes |= {"b_enc": (d_sae,), "b_dec": (d_model,), **more}
         for name, shape in shapes.items():
-            tensor = self.extra.get(name, getattr(self, name, None))
-            require(tensor is not None, "extra", sorted(self.extra), f"a tensor {name!r}")
-            came = tuple(tensor.shape)  # type: ignore[union-attr]
+            came = tuple((self.extra[name] if name in more else getattr(self, name)).shape)
             require(came == (n, *shape), name, came, f"{(n, *shape)}")
-        unknown = sorted(self.extra.keys() - shapes.keys())
-        require(not unknown, "extra", unknown, f"nothing that {self.config.architecture} does not have")
 
     def __len__(self) -> int:
         return len(self.seeds)

@@ -326,12 +326,12 @@ def recipe(config: SAEConfig) -> TrainConfig:
 
 
 def truth(config: SAEConfig, a: float = 1.0, b: float = 0.0) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Return activations (stacked for `route`) and the transcoder's targets, both multiplied by a and shifted by b."""
+    """Return activations (stacked for `route`), a x + b, and the transcoder's targets, a^2 y - b."""
     n = 1000 * config.layers
     known = sparse_dictionary(D, 20, 2, n, seed=0)
     x = known.activations.double()
     other = torch.randn(20, D - 2, generator=generator(0, "test/other"), dtype=torch.float64)
-    targets = {"targets": 2 * a * (known.codes.double() @ other) - b} if config.transcoder else {}
+    targets = {"targets": a * a * (known.codes.double() @ other) - b} if config.transcoder else {}
     return (a * x + b).reshape(1000, *([config.layers] if config.layers > 1 else []), D), targets
 
 
@@ -364,10 +364,9 @@ def test_standardising_folds_away(name):
     plain, moved = trained(name, (1,)), trained(name, (1,), 7.0, 3.0)
     (x, targets), (x_moved, targets_moved) = truth(CONFIGS[name]), truth(CONFIGS[name], 7.0, 3.0)
     z, z_moved = plain.encode(x), moved.encode(x_moved)
-    assert (z != 0).any() and torch.allclose(7 * z, z_moved, atol=1e-6)
-    a, b = plain.decode(z), moved.decode(z_moved)
-    shift = {"route": 0.0}.get(name, -3.0 if targets else 3.0)  # a routed input is less its mean
-    assert torch.allclose(7 * a + shift, b, atol=1e-6)
+    scale, shift = (49, -3) if targets else (7, 0 if name == "route" else 3)  # a routed input is less its mean
+    assert (z != 0).any() and torch.allclose(scale * z, z_moved, atol=1e-6)
+    assert torch.allclose(scale * plain.decode(z) + shift, moved.decode(z_moved), atol=1e-6)
     mean, mean_moved = (t.get("targets", v).mean(0) for t, v in ((targets, x), (targets_moved, x_moved)))
     one, other = plain.quality(x, mean, **targets)[0], moved.quality(x_moved, mean_moved, **targets_moved)[0]
     assert one == pytest.approx(other, abs=1e-6)
