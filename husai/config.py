@@ -113,9 +113,14 @@ class SAEConfig:
     """Whether b_dec exists; the sources had none."""
     l1: float = 1e-3
     """Penalty on the latents' absolute sum (ReLU only)."""
+    groups: tuple[int, ...] = ()
+    """Prefix widths of a nested loss."""
+    transcoder: bool = False
+    """Whether the target is not the input."""
 
     def __post_init__(self) -> None:
-        require(self.architecture in ("topk", "relu"), "architecture", self.architecture, "'topk' or 'relu'")
+        known = ("topk", "relu", "jump_relu", "batch_topk", "matryoshka", "gated", "hierarchical_topk")
+        require(self.architecture in known, "architecture", self.architecture, f"one of {known}")
         require(self.d_sae >= 1, "d_sae", self.d_sae, "at least one latent")
         require(1 <= self.k <= self.d_sae, "k", self.k, f"1 <= k <= d_sae = {self.d_sae}")
 

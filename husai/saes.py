@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -37,6 +37,8 @@ class SAEBatch:
     """Decoder: row j is feature j."""
     b_dec: Float[Tensor, "seeds d_model"]
     """Decoder bias, subtracted from the input."""
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    """What an architecture has besides: [seeds, ...] each."""
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -46,7 +48,8 @@ class SAEBatch:
         require(-len(self) <= index < len(self), "index", index, f"a seed's position below {len(self)}")
         index %= len(self)
         weights = {name: getattr(self, name)[index : index + 1] for name in WEIGHTS}
-        return SAEBatch(self.config, self.seeds[index : index + 1], **weights)
+        extra = {name: value[index : index + 1] for name, value in self.extra.items()}
+        return SAEBatch(self.config, self.seeds[index : index + 1], **weights, extra=extra)
 
     def encode(self, x: Float[Tensor, "*seeds n d_model"]) -> Float[Tensor, "seeds n d_sae"]:
         """Return the latents of x, the same x for every seed or one a seed."""
@@ -54,6 +57,8 @@ class SAEBatch:
         require(x.shape[-1] == d_model, "x", tuple(x.shape), f"a last dimension of d_model = {d_model}")
         require(bool(x.isfinite().all()), "x", "activations with NaN or infinity", "finite activations")
         pre = torch.matmul(x - self.b_dec[:, None], self.W_enc) + self.b_enc[:, None]
+        if self.extra:
+            return ARCHITECTURES[self.config.architecture].encode(pre, self)
         return ARCHITECTURES[self.config.architecture].encode(pre, self.config)
 
     def decode(self, z: Float[Tensor, "seeds n d_sae"]) -> Float[Tensor, "seeds n d_model"]:
@@ -88,7 +93,9 @@ class SAEBatch:
 def stack(parts: Sequence[SAEBatch]) -> SAEBatch:
     """Return the seeds of several batches of one shape as one batch."""
     weights = {name: torch.cat([getattr(part, name) for part in parts]) for name in WEIGHTS}
-    return SAEBatch(parts[0].config, tuple(seed for part in parts for seed in part.seeds), **weights)
+    extra = {name: torch.cat([part.extra[name] for part in parts]) for name in parts[0].extra}
+    seeds = tuple(seed for part in parts for seed in part.seeds)
+    return SAEBatch(parts[0].config, seeds, **weights, extra=extra)
 
 
 def save(saes: SAEBatch, folder: Path) -> None:
@@ -106,7 +113,7 @@ def load(folder: Path) -> SAEBatch:
             f"folder is {folder.name!r}; wanted an SAE folder with a readable cfg.json"
         ) from None
     seeds = tuple(entries.pop("seeds"))
-    config = SAEConfig(**entries)
+    config = SAEConfig(**{**entries, "groups": tuple(entries.get("groups", ()))})
     weights, _ = read_tensors(folder / "sae_weights.safetensors")
     require(
         set(weights) == set(WEIGHTS), "sae_weights.safetensors", sorted(weights), f"exactly {sorted(WEIGHTS)}"
@@ -115,4 +122,4 @@ def load(folder: Path) -> SAEBatch:
     require(
         weights["W_dec"].shape[:2] == shape, "W_dec", tuple(weights["W_dec"].shape), f"{shape} and d_model"
     )
-    return SAEBatch(config, seeds, **weights)
+    return SAEBatch(config, seeds, **weights, extra={})

@@ -1,5 +1,14 @@
 """Published SAE architectures, one short file each: what an input's pre-activations become, and what is penalised."""
 
-from husai.architectures import relu, topk
+from typing import Any
 
-ARCHITECTURES = {"topk": topk, "relu": relu}
+from husai.architectures import inference, relu, topk
+
+ARCHITECTURES: dict[str, Any] = {
+    "topk": topk,
+    "relu": relu,
+    "jump_relu": inference.Threshold,
+    "batch_topk": inference.Threshold,
+    "matryoshka": inference.Threshold,
+    "gated": inference.Gated,
+}
