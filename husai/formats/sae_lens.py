@@ -159,7 +159,7 @@ def _activation_scale(cfg: Mapping[str, Any], folder: Path) -> float:
         return 1.0
     path = folder / "activation_scaler.json"
     scale = json_object(path).get("scaling_factor") if path.exists() else None
-    if not isinstance(scale, float) or scale <= 0:
+    if not isinstance(scale, int | float) or scale <= 0:
         wanted = f"in activation_scaler.json, the scale that {how!r} came to in training"
         raise ValueError(f"scaling_factor is {scale!r}; wanted, {wanted}")
-    return scale
+    return float(scale)
