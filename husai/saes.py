@@ -22,7 +22,7 @@ WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec")
 
 @dataclass(frozen=True)
 class SAEBatch:
-    """S SAEs of one shape, in the units of the raw activations; decoder rows are features and have unit length.
+    """S SAEs of one shape, in the units of the raw activations; decoder rows are features.
 
     z = encode((x - b_dec) W_enc + b_enc), x_hat = z W_dec + b_dec; a transcoder takes extra["b_in"] off, not b_dec.
     Raises ValueError when a tensor is missing, is not of the architecture, or has a shape that contradicts `config`.
@@ -37,7 +37,7 @@ class SAEBatch:
     b_enc: Float[Tensor, "seeds d_sae"]
     """Encoder bias."""
     W_dec: Float[Tensor, "seeds d_sae d_model"]
-    """Decoder: row j is feature j."""
+    """Decoder: row j is feature j, of unit length in what `training` trains; files that are read keep their own."""
     b_dec: Float[Tensor, "seeds d_model"]
     """Decoder bias, subtracted from the input of an autoencoder."""
     extra: dict[str, Tensor] = field(default_factory=dict)
