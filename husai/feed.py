@@ -27,7 +27,7 @@ class Units(NamedTuple):
 
     def standardise(self, x: Float[Tensor, "n *layers d_model"]) -> Float[Tensor, "n *layers d_model"]:
         """Return the activations that the SAEs train on."""
-        return ((x - self.mean) * self.scale).contiguous()
+        return (x - self.mean).mul_(self.scale).contiguous()
 
 
 def standardiser(activations: Float[Tensor, "n *layers d_model"] | Shards) -> Units:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from husai import artifacts, shards, training
+from husai import artifacts, feed, shards, training
 from husai.config import converged
 from husai.saes import WEIGHTS
 
@@ -188,7 +188,7 @@ def test_what_needs_all_rows_at_once_refuses_shards_and_takes_tensors(tmp_path):
 def test_training_on_shards_is_training_in_memory(tmp_path, monkeypatch, engine, dtype, rows_per_shard, stretch):
     config, x = converged(16, 3, steps=40), X.to(dtype)
     wanted = training.train(x, config, [0, 1], engine=engine)
-    monkeypatch.setattr(training, "STRETCH", stretch)
+    monkeypatch.setattr(feed, "GATHERED", stretch)
     ours = training.train(shards.write(tmp_path, [x], rows_per_shard), config, [0, 1], engine=engine)
     assert ours.log == wanted.log and ours.checkpoints.keys() == wanted.checkpoints.keys()
     for step, saes in ours.checkpoints.items():
@@ -200,7 +200,7 @@ MEMORY = r"""
 import re, sys, torch
 from dataclasses import replace
 from pathlib import Path
-from husai import artifacts, shards, training
+from husai import feed, artifacts, shards, training
 from husai.config import converged
 
 def peak():  # MB; ru_maxrss would count the process that started this one
