@@ -26,7 +26,7 @@ GIVEN      = $(strip $(foreach v,$(filter-out NB PY PYTHON,$(.VARIABLES)),\
                  $(if $(filter command,$(firstword $(origin $v))),'$v=$($v)')))
 SITE       = $(CURDIR)/$(if $(filter-out paper,$(PROFILE)),_build/$(PROFILE)/)_build/html
 
-.PHONY: help env paper reference smoke test book serve check lab nb clean
+.PHONY: help env paper reference smoke test interop book serve check lab nb clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -69,6 +69,18 @@ test: $(ENV)  ## unit tests, every notebook at its smallest scale, that book, an
 	$(PY) -m pytest --ignore=tests/test_browser.py
 	$(MAKE) --no-print-directory smoke PY=$(PY)
 	HUSAI_SITE=$(CURDIR)/_build/smoke/_build/html $(PY) -m pytest tests/test_browser.py
+
+.venv-interop/ready: requirements-interop.lock constraints.txt
+	@$(PYTHON) $(IS_3_11) || { echo "Python 3.11 is wanted, as python3.11 or python3 on the PATH"; exit 1; }
+	$(PYTHON) -m venv --clear .venv-interop
+	.venv-interop/bin/python -m pip install -q -c constraints.txt torch
+	.venv-interop/bin/python -m pip install -q -c constraints.txt --no-deps -r requirements-interop.lock
+	touch $@
+
+interop: export HF_HUB_OFFLINE = 1
+interop: export WANDB_MODE = disabled
+interop: .venv-interop/ready  ## SAE files beside the real sae_lens, sparsify and dictionary_learning (own environment)
+	.venv-interop/bin/python -m pytest -c tests/interop/pytest.ini tests/interop
 
 check: $(ENV)  ## lint, types, and the layer, notebook and book tests
 	$(PY) -m ruff check .

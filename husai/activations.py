@@ -1,25 +1,29 @@
 """What SAEs are trained on: a model's activations at one hook, with their own train / held-out split."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from husai import nulls
-from husai.config import require
+from husai import nulls, shards
+from husai.config import TaskConfig, require
 from husai.models import Models, initialise
+from husai.shards import Shards
 from husai.tasks import generator, sequences
 
 FACTORS = ("a", "b", "c")
+HELD_OUT = 2**15
+"""Most rows that are held out: SAEs are judged in memory, however many rows they are trained on."""
 
 
 class Activations(NamedTuple):
-    """Activations of every input, split by input into a part that SAEs see and a held-out part."""
+    """Activations of every input, in memory or in shards, with a part that SAEs see and a held-out part."""
 
-    values: Float[Tensor, "n d_model"]
+    values: Float[Tensor, "n d_model"] | Shards
     """One row an input."""
     training: Bool[Tensor, " n"]
     """Which rows SAEs are trained on."""
@@ -27,19 +31,22 @@ class Activations(NamedTuple):
     """Where they come from."""
 
     @property
-    def fit(self) -> Float[Tensor, "rows d_model"]:
-        """Rows that SAEs are trained on."""
+    def fit(self) -> Float[Tensor, "rows d_model"] | Shards:
+        """Rows that SAEs are trained on; of shards a view, which reads nothing yet."""
         return self.values[self.training]
 
     @property
     def held_out(self) -> Float[Tensor, "rows d_model"]:
-        """Rows on which SAEs are judged; all rows when none is held out."""
-        return self.values[~self.training] if not bool(self.training.all()) else self.values
+        """Rows on which SAEs are judged, in memory; all rows when none is held out (ValueError for shards)."""
+        if bool(self.training.all()):
+            return shards.in_memory(self.values)
+        rows = self.values[~self.training]
+        return rows.load() if isinstance(rows, Shards) else rows
 
     @property
     def mean(self) -> Float[Tensor, " d_model"]:
         """Mean of the training rows: what FVU is centred by."""
-        return self.fit.mean(0)
+        return shards.moments(self.fit).mean.to(self.values.dtype)
 
     def whole(self) -> "Activations":
         """Return the same activations with nothing held out, as the sources trained."""
@@ -47,33 +54,63 @@ class Activations(NamedTuple):
 
     def gaussian(self, seed: int) -> "Activations":
         """Return normal noise with the mean and covariance of these activations: no structure beyond them."""
-        noise = nulls.gaussian(self.values, seed)
+        noise = nulls.gaussian(shards.in_memory(self.values), seed)
         return self._replace(values=noise, name=f"{self.name}, Gaussian")
 
     def shuffled(self, seed: int) -> "Activations":
         """Return the input of null N4: principal coordinates permuted across inputs, covariance kept."""
-        return self._replace(
-            values=nulls.shuffle_coordinates(self.values, seed), name=f"{self.name}, shuffled"
-        )
+        values = nulls.shuffle_coordinates(shards.in_memory(self.values), seed)
+        return self._replace(values=values, name=f"{self.name}, shuffled")
 
 
 def split(
-    values: Float[Tensor, "n d_model"], seed: int, name: str = "", held_out: float = 0.2
+    values: Float[Tensor, "n d_model"] | Shards, seed: int, name: str = "", held_out: float = 0.2
 ) -> Activations:
-    """Return activations with a random share of the inputs held out."""
-    require(bool(values.isfinite().all()), "values", "NaN or infinity among them", "finite activations")
+    """Return activations with a random share of the inputs held out, at most `HELD_OUT` of them.
+
+    ValueError: NaN or infinity (shards were checked when they were written).
+    """
+    finite = isinstance(values, Shards) or bool(values.isfinite().all())
+    require(finite, "values", "NaN or infinity among them", "finite activations")
     order = torch.randperm(len(values), generator=generator(seed, "activations/split"))
     training = torch.ones(len(values), dtype=torch.bool)
-    training[order[: round(held_out * len(values))]] = False
+    training[order[: min(round(held_out * len(values)), HELD_OUT)]] = False
     return Activations(values, training, name)
 
 
-@torch.no_grad()
 def collect(models: Models, hook: str, position: int | None = None) -> list[Activations]:
     """Return the activations of all p*p pairs at one hook and position (default: the read-out), one entry a model seed.
 
     Raises ValueError when the model has no such hook.
     """
+    values = torch.cat(list(_batches(models, hook, position)), 1)
+    return [split(values[i], seed, _name(models.task, seed, hook, position)) for i, seed in enumerate(models.seeds)]
+
+
+def extract(
+    models: Models, hook: str, folder: Path, position: int | None = None, rows_per_shard: int = 2**14
+) -> list[Activations]:
+    """Return the rows of `collect` in shards, one folder a model seed; memory holds one shard and one batch at a time.
+
+    They lie in `folder/seed_<seed>`. Raises ValueError when the model has no such hook, or finished shards lie there.
+    """
+    found = []
+    for i, seed in enumerate(models.seeds):
+        blocks = (batch[0] for batch in _batches(models.select(i), hook, position))
+        name = _name(models.task, seed, hook, position)
+        rows = shards.write(folder / f"seed_{seed}", blocks, rows_per_shard, name)
+        found.append(split(rows, seed, name))
+    return found
+
+
+def _name(task: TaskConfig, seed: int, hook: str, position: int | None) -> str:
+    data = sequences(task)
+    place = data.names[data.position if position is None else position]
+    return f"{task.format} task, model seed {seed}, {hook} at {place}"
+
+
+def _batches(models: Models, hook: str, position: int | None) -> Iterator[Float[Tensor, "seeds batch d_model"]]:
+    """Yield the activations of all pairs at one hook and position, 2048 pairs at a time."""
     data = sequences(models.task)
     position = data.position if position is None else position
     seen: list[str] = []
@@ -86,14 +123,8 @@ def collect(models: Models, hook: str, position: int | None = None) -> list[Acti
 
     for tokens in data.tokens.split(2048):
         models.logits(tokens, hooks=keep)
-    require(bool(kept), "hook", hook, f"one of {sorted(set(seen))}")
-    values = torch.cat(kept, 1)
-    return [
-        split(
-            values[i], seed, f"{models.task.format} task, model seed {seed}, {hook} at {data.names[position]}"
-        )
-        for i, seed in enumerate(models.seeds)
-    ]
+        require(bool(kept), "hook", hook, f"one of {sorted(set(seen))}")
+        yield kept.pop()
 
 
 def arms(models: Models, hook: str) -> dict[str, list[Activations]]:

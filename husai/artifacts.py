@@ -5,10 +5,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from filelock import FileLock
@@ -95,17 +95,28 @@ def verify(folder: Path) -> str:
         raise ValueError(
             f"artifact {folder.name} has no readable manifest.json; delete its folder to build it anew"
         ) from None
-    found = _digests(folder)
-    for name, digest in wanted.items():
-        if found.get(name) != digest:
-            state = "is missing" if name not in found else "is corrupt or truncated (its checksum differs)"
-            raise ValueError(f"artifact {folder.name}: {name} {state}; delete its folder to build it anew")
+    check_files(folder, wanted)
     return fingerprint(wanted)
+
+
+def check_files(folder: Path, digests: Mapping[str, str]) -> None:
+    """Compare files with their digests; ValueError names the first that is missing, truncated or altered."""
+    for name, wanted in digests.items():
+        path = folder / name
+        if not path.is_file() or digest(path) != wanted:
+            state = "is corrupt or truncated (its checksum differs)" if path.is_file() else "is missing"
+            raise ValueError(f"artifact {folder.name}: {name} {state}; delete its folder to build it anew")
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file, read piece by piece."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digests(folder: Path) -> dict[str, str]:
     files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "manifest.json"]
-    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    return {p.relative_to(folder).as_posix(): digest(p) for p in files}
 
 
 def clear(folder: Path) -> None:
@@ -135,10 +146,25 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"path is {path.name!r}; wanted a complete safetensors file ({error})") from None
 
 
-def content_hash(*tensors: Tensor) -> str:
-    """Return a hash of tensors' shapes, types and bytes: the address of an input."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
-    return digest.hexdigest()[:12]
+@runtime_checkable
+class Rows(Protocol):
+    """What a tensor and the shards of `husai.shards` have in common."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    def split(self, size: int, /) -> Iterable[Tensor]:
+        """Cut into blocks along the first dimension."""
+
+
+def content_hash(*arrays: Rows) -> str:
+    """Return a hash of arrays' shapes, types and bytes, the address of an input: a tensor's and its shards' agree."""
+    content = hashlib.sha256()
+    for array in arrays:
+        content.update(f"{array.dtype}{tuple(array.shape)}".encode())
+        for block in array.split(4096):
+            content.update(block.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return content.hexdigest()[:12]

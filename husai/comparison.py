@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from husai import nulls, stats
 from husai.config import require
 from husai.evidence import Estimate
+from husai.shards import in_memory
 from husai.study import Study, score_matrix
 
 
@@ -125,8 +125,8 @@ def drawn(study: Study, null: str, latents: str = "alive") -> list[Tensor]:
     acts = study.activations
     draws: dict[str, Callable[[int, int], Tensor]] = {
         "N0": lambda n, seed: nulls.isotropic(n, acts.values.shape[1], seed),
-        "N2": partial(nulls.covariance_matched, acts.fit),
-        "N3": partial(nulls.data_atoms, acts.fit),
+        "N2": lambda n, seed: nulls.covariance_matched(in_memory(acts.fit), n, seed),
+        "N3": lambda n, seed: nulls.data_atoms(in_memory(acts.fit), n, seed),
     }
     require(null in draws, "null", null, f"one of {sorted(draws)}, or the studies of a trained null")
     return [

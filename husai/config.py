@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, is_dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 def stream_seed(seed: int, stream: str) -> int:
@@ -97,27 +97,85 @@ class ModelConfig:
         require(0 < self.decay_share <= 1, "decay_share", self.decay_share, "a share above 0, at most 1")
 
 
+NAMES = (
+    "topk", "relu", "batch_topk", "jump_relu", "gated", "matryoshka", "hierarchical_topk", "route", "switch",
+)  # fmt: skip
+"""The architectures; `husai.architectures` has an object for each."""
+
+
 @dataclass(frozen=True)
 class SAEConfig:
-    """The shape of a sparse autoencoder."""
+    """The shape of a sparse autoencoder, or of a transcoder."""
 
     architecture: str = "topk"
     """Which published architecture: a file in `husai/architectures`."""
     d_sae: int = 1024
     """Number of latents."""
-    k: int = 32
-    """Active latents an input (TopK); for ReLU the L0 that its gate expects."""
+    k: int | Literal["auto"] = 32
+    """Active latents an input, exactly or on average; for relu, jump_relu and gated the L0 that the gate expects.
+
+    "auto" has `training` choose it by a criterion that is not stability (topk, batch_topk, matryoshka)."""
     signed: bool = False
     """TopK without the ReLU: selected latents may be negative, as in the sources."""
     decoder_bias: bool = True
     """Whether b_dec exists; the sources had none."""
     l1: float = 1e-3
-    """Penalty on the latents' absolute sum (ReLU only)."""
+    """Weight of the sparsity penalty (relu, gated: L1; jump_relu: L0)."""
+    bandwidth: float = 0.5
+    """Width of the kernel that gives JumpReLU's threshold its gradient, in units of standardised activations."""
+    groups: tuple[int, ...] = ()
+    """Prefix widths (matryoshka; empty: d_sae/16, /8, /4, /2, 1) or budgets (hierarchical_topk; empty: 1..k)."""
+    layers: int = 1
+    """Layers that the router of `route` chooses from."""
+    experts: int = 1
+    """Blocks of d_sae / experts latents that the router of `switch` chooses from."""
+    balance: float = 3.0
+    """Weight of the load-balancing loss of `switch`; 3 is the paper's."""
+    aligned: bool = False
+    """Encoder rows e_j = d_j + (u_j - <u_j, d_j> d_j) with u_j free, so that <e_j, d_j> = 1."""
+    transcoder: bool = False
+    """Whether the output is not the input but `targets` (Dunefsky et al. 2024, arXiv 2406.11944)."""
+
+    @property
+    def active(self) -> int:
+        """k as a number; ValueError while it is "auto"."""
+        require(self.k != "auto", "k", self.k, "a number: `training` has not chosen it yet")
+        return int(self.k)
 
     def __post_init__(self) -> None:
-        require(self.architecture in ("topk", "relu"), "architecture", self.architecture, "'topk' or 'relu'")
+        require(self.architecture in NAMES, "architecture", self.architecture, f"one of {', '.join(NAMES)}")
         require(self.d_sae >= 1, "d_sae", self.d_sae, "at least one latent")
-        require(1 <= self.k <= self.d_sae, "k", self.k, f"1 <= k <= d_sae = {self.d_sae}")
+        if self.k == "auto":
+            tried = self.architecture in ("topk", "batch_topk", "matryoshka") and not self.transcoder
+            require(tried, "k", self.k, f"a number: it cannot be chosen for {self.architecture} or a transcoder")
+        else:
+            require(1 <= self.k <= self.d_sae, "k", self.k, f"1 <= k <= d_sae = {self.d_sae}, or 'auto'")
+        name, none = self.architecture, f"the default: {self.architecture} has none"
+        require(name == "topk" or not self.signed, "signed", self.signed, "False: only topk can be signed")
+        require(self.l1 >= 0, "l1", self.l1, "a weight of at least 0")
+        require(self.bandwidth > 0, "bandwidth", self.bandwidth, "a width above 0")
+        require(self.balance >= 0, "balance", self.balance, "a weight of at least 0")
+        rising = all(a < b for a, b in zip((0, *self.groups), self.groups, strict=False))
+        require(rising, "groups", self.groups, "rising integers of at least 1")
+        if name == "matryoshka":
+            ends = self.groups[-1:] in ((), (self.d_sae,))
+            require(ends, "groups", self.groups, f"widths of which the last is d_sae = {self.d_sae}")
+        elif name == "hierarchical_topk":
+            require(max(self.groups, default=1) <= self.active, "groups", self.groups, f"budgets up to k = {self.k}")
+        else:
+            require(self.groups == (), "groups", self.groups, none)
+        if name == "route":
+            require(self.layers >= 2, "layers", self.layers, "at least two layers to choose from")
+        else:
+            require(self.layers == 1, "layers", self.layers, none)
+        if name == "switch":
+            fits = self.experts >= 2 and self.d_sae % self.experts == 0 and self.active <= self.d_sae // self.experts
+            wanted = f"two or more blocks of d_sae = {self.d_sae}, each of at least k = {self.k} latents"
+            require(fits, "experts", self.experts, wanted)
+        else:
+            require(self.experts == 1, "experts", self.experts, none)
+        single = name != "route" and not self.aligned
+        require(single or not self.transcoder, "transcoder", True, "one input layer and a free encoder")
 
 
 @dataclass(frozen=True)
@@ -148,11 +206,14 @@ class TrainConfig:
     """Weight of the auxiliary loss by which dead latents explain the residual (Gao et al. 2024, eq. 7)."""
     dead_after: int = 256
     """Steps without firing after which a latent counts as dead in training."""
+    k_start: float = 1.0
+    """Multiple of k at the first step, falling linearly to k over the first half of the steps."""
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, "steps", self.steps, "at least one optimiser step")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "at least one activation a step")
         require(0 <= self.decay_share <= 1, "decay_share", self.decay_share, "a share between 0 and 1")
+        require(self.k_start >= 1, "k_start", self.k_start, "a multiple of k, at least 1")
 
 
 def published(d_sae: int = 1024, k: int = 32, architecture: str = "topk") -> TrainConfig:

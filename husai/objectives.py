@@ -5,11 +5,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-def reconstruction(
-    x: Float[Tensor, "seeds batch d_model"], x_hat: Float[Tensor, "seeds batch d_model"]
-) -> Float[Tensor, " seeds"]:
-    """Return the mean over batch and dimensions of (x - x_hat)^2."""
-    return (x - x_hat).square().mean((1, 2))
+def reconstruction(error: Float[Tensor, "seeds batch d_model"]) -> Float[Tensor, " seeds"]:
+    """Return the mean over batch and dimensions of error^2, error = x - x_hat."""
+    return error.square().mean((1, 2))
+
+
+def l1(z: Float[Tensor, "seeds batch d_sae"]) -> Float[Tensor, " seeds"]:
+    """Return the mean over the batch of sum_j z_j: the L1 norm of non-negative latents."""
+    return z.sum(-1).mean(-1)
 
 
 def auxk(

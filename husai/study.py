@@ -16,19 +16,24 @@ from torch import Tensor
 
 from husai import artifacts, metrics, saes, stats, training
 from husai.activations import Activations
-from husai.config import TrainConfig, log_grid, require
-from husai.evidence import ROOT, Estimate
+from husai.config import NAMES, TrainConfig, log_grid, require
+from husai.evidence import ROOT, Estimate, write_json
 
 MODULES = (
     "config",
     "tasks",
     "objectives",
+    "shards",
     "kernels",
+    "kernels.selection",
+    "kernels.step",
+    "engines",
+    "feed",
+    "calibration",
     "training",
     "saes",
     "architectures",
-    "architectures.topk",
-    "architectures.relu",
+    *(f"architectures.{name}" for name in ("base", *NAMES)),
 )
 GATES = tomllib.loads((ROOT / "book" / "quality.toml").read_text())
 
@@ -90,7 +95,7 @@ class Study:
         init = float(np.mean([metrics.init_cosine(now_rows, first_rows) for now_rows, first_rows in pairs]))
         slope = stats.pairwise(now).value - stats.pairwise(then).value
         c, gate = self.config, GATES["plateau"]
-        updates = c.steps * c.batch_size * c.sae.k / c.sae.d_sae
+        updates = c.steps * c.batch_size * self.saes.config.active / c.sae.d_sae
         reached = abs(slope) < gate["slope"] and init < gate["init_cosine"] and updates >= gate["updates"]
         return Convergence(slope, init, updates, reached)
 
@@ -101,8 +106,8 @@ class Study:
         return {
             "explained variance": 1 - q["fvu"].value > gate["explained_variance"],
             "dead share": 1 - q["alive"].value < gate["dead_share"],
-            "L0 on target": abs(q["l0"].value - self.config.sae.k)
-            <= gate["l0_tolerance"] * self.config.sae.k,
+            "L0 on target": abs(q["l0"].value - self.saes.config.active)
+            <= gate["l0_tolerance"] * self.saes.config.active,
             "converged": self.convergence.converged,
         }
 
@@ -201,8 +206,11 @@ def _folder(data: list[Activations], config: TrainConfig, seeds: tuple[int, ...]
     def build(folder: Path) -> None:
         artifacts.clear(folder)
         log = folder / "log.jsonl"
+        resolved, calibration = training.resolve(data[0].fit, config, seeds)  # one k for all seeds
+        if calibration:
+            write_json(folder / "calibration.json", calibration._asdict())
         parts = [
-            training.train(acts.fit, config, s, keep=keep, log_path=log)
+            training.train(acts.fit, resolved, s, keep=keep, log_path=log)
             for acts, s in zip(data, shares, strict=True)
         ]
         for step in parts[0].checkpoints:
@@ -241,9 +249,10 @@ def sweep(
 def trajectory(study: Study) -> list[dict[str, Any]]:
     """Return, per stored checkpoint, scores over all latents, FVU, alive share and |cos| to the own initialisation."""
     start, rows = study.at(0), []
+    held_out, mean = study.activations.held_out, study.activations.mean
     for step in study.steps:
         batch = study.at(step)
-        quality = batch.quality(study.activations.held_out, study.activations.mean)
+        quality = batch.quality(held_out, mean)
         init = [metrics.init_cosine(a, b) for a, b in zip(batch.W_dec, start.W_dec, strict=True)]
         rows.append({
             "step": step,

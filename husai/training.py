@@ -3,25 +3,28 @@
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.linalg.cython_blas  # noqa: F401  (loads the BLAS that the fused step calls, so that its threads can be limited)
 import torch
-from jaxtyping import Float
-from threadpoolctl import threadpool_limits
+from jaxtyping import Num
 from torch import Tensor
 
-from husai import kernels, objectives
+from husai import engines
 from husai.architectures import ARCHITECTURES
-from husai.config import TrainConfig, log_grid, require
+from husai.calibration import Calibration, calibrate
+from husai.config import SAEConfig, TrainConfig, log_grid, require
+from husai.engines import Data, State, forward
+from husai.feed import Feed
 from husai.saes import SAEBatch
+from husai.shards import Shards, in_memory
 from husai.tasks import generator
 
-CHUNK = 512
-"""Optimiser steps a call of the fused step: bounds the memory of the precomputed data order."""
+MEASURED = 16
+"""Batches on which what is not learned (BatchTopK's threshold) is measured at a checkpoint."""
 
 
 class Training(NamedTuple):
@@ -33,26 +36,16 @@ class Training(NamedTuple):
     """The SAEs at step 0, on a logarithmic grid, and at the last step."""
     log: list[dict[str, Any]]
     """One entry a checkpoint: step, lr, and per seed the loss terms (mean since the last one) and the silent share."""
-
-
-class State(NamedTuple):
-    """Everything that changes during training, on standardised activations; the encoder is stored by latents."""
-
-    encoder: Float[Tensor, "seeds d_sae d_model"]
-    bias: Float[Tensor, "seeds d_sae"]
-    decoder: Float[Tensor, "seeds d_sae d_model"]
-    centre: Float[Tensor, "seeds d_model"]
-    silent: Tensor
-
-
-Engine = Callable[[State, Tensor, Tensor, np.ndarray, int], np.ndarray]
+    calibration: Calibration | None = None
+    """How k was chosen, if it was "auto"."""
 
 
 def train(
-    activations: Float[Tensor, "n d_model"],
+    activations: Num[Tensor, "n *layers d_in"] | Shards,
     config: TrainConfig,
     seeds: Sequence[int],
     *,
+    targets: Num[Tensor, "rows d_model"] | Shards | None = None,
     keep: Sequence[int] | None = None,
     on_step: Callable[[int, SAEBatch, dict[str, Any]], None] | None = None,
     log_path: Path | None = None,
@@ -60,36 +53,33 @@ def train(
 ) -> Training:
     """Train one SAE a seed and return them with their checkpoints.
 
-    Loss of a seed: mean_(b,d) (x - x_hat)^2 + penalty + auxk * mean (error - z_dead W_dec)^2, on activations centred
-    and scaled to a mean squared norm of d_model when `config.standardise`. Each seed has its own initialisation and
-    data order, and gives the same SAE alone or in a batch. Checkpoints are kept, and
-    `on_step(step, saes, entry)` is called, at the steps `keep` (default: 0, powers of two from 8, the last).
-    `engine` is "fused" (TopK on the CPU), "autograd", or "auto".
-    Raises ValueError on non-finite activations, fewer than batch_size of them, or a loss that stops being finite.
+    Loss of a seed: what its architecture says + auxk * mean (error - z_dead W_dec)^2, on activations centred and scaled
+    to a mean squared norm of d_model when `config.standardise`. Each seed has its own initialisation and data order,
+    and gives the same SAE alone or in a batch. With k = "auto", `calibration` chooses it first. Checkpoints are kept,
+    and `on_step(step, saes, entry)` is called, at the steps `keep` (default: 0, powers of two from 8, the last).
+    `targets` are what a transcoder reconstructs;
+    `route` reads [n, layers, d_model]. `engine` is "fused" (plain TopK on the CPU), "autograd", or "auto".
+    All runs on the device of the activations.
+    Raises ValueError on activations or targets that are not finite floats, do not fit the configuration or each other,
+    or are fewer than batch_size, and on a loss that stops being finite (seed, step and learning rate are named).
     """
-    require(activations.ndim == 2, "activations", tuple(activations.shape), "a matrix [n, d_model]")
-    require(bool(activations.isfinite().all()), "activations", "NaN or infinity among them", "finite numbers")
-    n = len(activations)
-    require(
-        n >= config.batch_size, "batch_size", config.batch_size, f"at most the number of activations, {n}"
-    )
     require(len(set(seeds)) == len(seeds) > 0, "seeds", list(seeds), "one or more different integers")
-    mean, scale = standardiser(activations) if config.standardise else (torch.zeros_like(activations[0]), 1.0)
-    x = ((activations - mean) * scale).contiguous()
-    state = initial_state(config, x.shape[1], seeds, x.dtype)
-    advance = _engine(engine, config, state)
-    orders = [_Order(n, config.batch_size, seed) for seed in seeds]
+    config, calibration = resolve(activations, config, seeds)
+    feed = Feed(activations, targets, config, seeds)
+    state = initial_state(config, feed.first, seeds)
+    advance = engines.start(engine, config, state)
     checkpoints, log, since = {}, [], []
     track = tracker(config)
     stops = sorted({*(log_grid(config.steps) if keep is None else keep), config.steps})
     for start, stop in zip([0, *stops], stops, strict=False):
-        for first in range(start, stop, CHUNK):
-            steps = min(CHUNK, stop - first)
-            order = torch.stack([o.take(steps) for o in orders])
+        for first in range(start, stop, feed.stretch):
+            steps = min(feed.stretch, stop - first)
+            data, order = feed.take(steps)
             rates = np.array([learning_rate(config, first + i) for i in range(steps)])
-            since.append(advance(state, x, order, rates, first))
+            ks = np.array([active(config, first + i) for i in range(steps)])
+            since.append(advance(state, data, order, rates, ks, first))
             _check_finite(since[-1], seeds, first, config.lr)
-        checkpoints[stop] = fold(state, config, seeds, mean, scale)
+        checkpoints[stop] = fold(state, config, feed)
         log.append(_entry(stop, config, state, since))
         since = []
         if log_path:
@@ -98,15 +88,18 @@ def train(
         if on_step:
             on_step(stop, checkpoints[stop], log[-1])
         track(stop, log[-1])
-    return Training(checkpoints[config.steps], checkpoints, log)
+    return Training(checkpoints[config.steps], checkpoints, log, calibration)
 
 
-def standardiser(activations: Float[Tensor, "n d_model"]) -> tuple[Float[Tensor, " d_model"], float]:
-    """Return (mean, scale) such that scale * (x - mean) has a mean squared norm of d_model."""
-    mean = activations.mean(0)
-    square = (activations - mean).square().sum(1).mean().item()
-    require(square > 0, "activations", "identical rows", "rows that differ")
-    return mean, math.sqrt(activations.shape[1] / square)
+def resolve(
+    activations: Num[Tensor, "n *layers d_in"] | Shards, config: TrainConfig, seeds: Sequence[int]
+) -> tuple[TrainConfig, Calibration | None]:
+    """Return the configuration with its k, chosen by `calibration.calibrate` where it is "auto", and how."""
+    if config.sae.k != "auto":
+        return config, None
+    x = in_memory(activations)
+    chosen = calibrate(x, config, seeds, lambda *arguments: train(*arguments, keep=[]).saes)
+    return replace(config, sae=replace(config.sae, k=chosen.k)), chosen
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -115,151 +108,66 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.lr * min(1.0, (config.steps - step) / decay) if decay else config.lr
 
 
-def initial_state(config: TrainConfig, d_model: int, seeds: Sequence[int], dtype: torch.dtype) -> State:
-    """Return fresh SAEs: unit decoder rows; the encoder is their transpose (tied) or Kaiming-uniform of its own."""
-    d_sae, encoders, decoders = config.sae.d_sae, [], []
+def active(config: TrainConfig, step: int) -> int:
+    """Return a step's k: from k_start * k at the first linearly to k at half of the steps, at most what there is."""
+    k, room = config.sae.active, config.sae.d_sae // config.sae.experts
+    ahead = max(0.0, 1 - 2 * step / config.steps)
+    return min(round(k + (config.k_start - 1) * k * ahead), room)
+
+
+def initial_state(config: TrainConfig, data: Data, seeds: Sequence[int]) -> State:
+    """Return fresh SAEs: unit decoder rows; the encoder is their transpose (tied) or Kaiming-uniform of its own.
+
+    A transcoder has nothing to tie. All is drawn on the CPU, so that a seed starts alike on every device.
+    """
+    sae, d_in, d_model = config.sae, data.x.shape[-1], data.y.shape[-1]
+    architecture, starts = ARCHITECTURES[sae.architecture], []
     for seed in seeds:
         draw = generator(seed, "sae/init")
-        if config.tied_init:
-            decoder = torch.randn(d_sae, d_model, generator=draw)
+        if config.tied_init and not sae.transcoder:
+            decoder = torch.randn(sae.d_sae, d_model, generator=draw)
             encoder = torch.nn.functional.normalize(decoder, dim=1)
         else:
-            bound = 1 / math.sqrt(d_model)
-            encoder = (2 * torch.rand(d_sae, d_model, generator=draw) - 1) * bound
-            decoder = (2 * torch.rand(d_sae, d_model, generator=draw) - 1) / math.sqrt(d_sae)
-        encoders.append(encoder)
-        decoders.append(torch.nn.functional.normalize(decoder, dim=1))
-    encoder, decoder = torch.stack(encoders).to(dtype), torch.stack(decoders).to(dtype)
-    bias, centre = encoder.new_zeros(len(seeds), d_sae), encoder.new_zeros(len(seeds), d_model)
-    return State(encoder, bias, decoder, centre, torch.zeros(len(seeds), d_sae, dtype=torch.int64))
+            encoder = (2 * torch.rand(sae.d_sae, d_in, generator=draw) - 1) / math.sqrt(d_in)
+            decoder = (2 * torch.rand(sae.d_sae, d_model, generator=draw) - 1) / math.sqrt(sae.d_sae)
+        weights = {"encoder": encoder, "decoder": torch.nn.functional.normalize(decoder, dim=1)}
+        starts.append(weights | architecture.parameters(sae, d_in, draw))
+    weights = {name: torch.stack([start[name] for start in starts]).to(data.x) for name in starts[0]}
+    encoder, decoder = weights.pop("encoder"), weights.pop("decoder")
+    bias, centre = encoder.new_zeros(len(seeds), sae.d_sae), encoder.new_zeros(len(seeds), d_model)
+    silent = torch.zeros_like(bias, dtype=torch.int64)
+    return State(encoder, bias, decoder, centre, silent, weights)
 
 
-def fold(state: State, config: TrainConfig, seeds: Sequence[int], mean: Tensor, scale: float) -> SAEBatch:
-    """Return the SAEs in raw activation units: standardising is absorbed by the biases, unit decoder rows are kept."""
+def fold(state: State, config: TrainConfig, feed: Feed) -> SAEBatch:
+    """Return the SAEs in raw activation units: standardising is absorbed by biases, thresholds and routers.
+
+    Decoder rows stay unit, so latents are those of the training divided by the target's scale. Where the input is not
+    centred by b_dec (transcoders, routed layers), its mean is extra["b_in"].
+    """
+    sae, seeds, (x_mean, x_scale), (y_mean, y_scale) = config.sae, feed.seeds, feed.units[0], feed.units[-1]
+    weights, architecture = state.weights(sae), ARCHITECTURES[sae.architecture]
+    extra = state.extra | architecture.buffers(_batches(state, sae, feed), sae)
+    apart = sae.transcoder or sae.layers > 1
+    extra = architecture.fold(extra, torch.zeros_like(x_mean) if apart else x_mean, x_scale, y_scale)
+    if apart:
+        extra["b_in"] = x_mean.expand(len(seeds), *x_mean.shape)
     return SAEBatch(
-        config.sae,
+        sae,
         tuple(seeds),
-        W_enc=state.encoder.transpose(1, 2).clone(),
-        b_enc=state.bias / scale,
+        W_enc=weights.encoder.transpose(1, 2) * (x_scale / y_scale),
+        b_enc=state.bias / y_scale,
         W_dec=state.decoder.clone(),
-        b_dec=mean + state.centre / scale,
+        b_dec=(0 if sae.layers > 1 else y_mean) + state.centre / y_scale,
+        extra={name: tensor.clone() for name, tensor in extra.items()},
     )
 
 
-def loss(
-    state: State, x: Float[Tensor, "seeds batch d_model"], config: TrainConfig
-) -> tuple[Float[Tensor, "seeds terms"], Tensor]:
-    """Return each seed's (reconstruction + penalty, auxiliary) terms and which latents fired."""
-    centred = x - state.centre[:, None]
-    pre = torch.bmm(centred, state.encoder.transpose(1, 2)) + state.bias[:, None]
-    architecture = ARCHITECTURES[config.sae.architecture]
-    z = architecture.encode(pre, config.sae)
-    error = centred - torch.bmm(z, state.decoder)
-    first = objectives.reconstruction(error, torch.zeros_like(error)) + architecture.penalty(z, config.sae)
-    dead = state.silent >= config.dead_after
-    second = torch.zeros_like(first)
-    if config.auxk and bool(dead.any()):
-        second = objectives.auxk(error, pre, state.decoder, dead, k_aux(config, x.shape[-1]))
-    return torch.stack([first, second], 1), (z != 0).any(1)
-
-
-def k_aux(config: TrainConfig, d_model: int) -> int:
-    """Return how many dead latents explain the residual: d_model / 2, at most d_sae (Gao et al. 2024, section A.2)."""
-    return min(d_model // 2, config.sae.d_sae)
-
-
-def _engine(name: str, config: TrainConfig, state: State) -> Engine:
-    require(name in ("auto", "fused", "autograd"), "engine", name, "'auto', 'fused' or 'autograd'")
-    fits = config.sae.architecture == "topk" and state.encoder.device.type == "cpu"
-    require(fits or name != "fused", "engine", name, "'autograd': the fused step is for TopK on the CPU")
-    return (_Fused if fits and name != "autograd" else _Autograd)(config, state)
-
-
-class _Fused:
-    """Hands whole stretches of steps to the fused step, which works on the state's own memory."""
-
-    def __init__(self, config: TrainConfig, state: State) -> None:
-        self.config = config
-        self.weights = tuple(t.numpy() for t in (state.encoder, state.decoder, state.bias, state.centre))
-        self.moments = tuple(np.zeros_like(weight) for weight in self.weights for _ in range(2))
-
-    def __call__(self, state: State, x: Tensor, order: Tensor, rates: np.ndarray, start: int) -> np.ndarray:
-        c = self.config
-        recipe = (
-            c.sae.k, c.sae.signed, c.sae.decoder_bias, c.project_gradient,
-            c.clip_norm, c.auxk, c.dead_after, k_aux(c, x.shape[1]),
-        )  # fmt: skip
-        losses = np.zeros((*order.shape[:2], 2))
-        with threadpool_limits(1, user_api="blas"):
-            kernels.topk_steps(  # type: ignore[call-arg]
-                x.numpy(),
-                order.numpy(),
-                rates,
-                start,
-                *self.weights,
-                self.moments,
-                state.silent.numpy(),
-                recipe,
-                losses,
-            )
-        return losses
-
-
-class _Autograd:
-    """The reference: plain torch, for every architecture."""
-
-    def __init__(self, config: TrainConfig, state: State) -> None:
-        self.config = config
-        self.weights = [state.encoder, state.decoder, state.bias, state.centre][
-            : 4 if config.sae.decoder_bias else 3
-        ]
-        self.adam = torch.optim.Adam(self.weights, betas=(kernels.BETA1, kernels.BETA2), eps=kernels.EPSILON)
-
-    def __call__(self, state: State, x: Tensor, order: Tensor, rates: np.ndarray, start: int) -> np.ndarray:
-        losses = []
-        for index, rate in enumerate(rates):
-            for weight in self.weights:
-                weight.requires_grad_()
-            terms, fired = loss(state, x[order[:, index]], self.config)
-            (terms @ terms.new_tensor([1.0, self.config.auxk])).sum().backward()
-            for weight in self.weights:
-                weight.requires_grad_(False)
-            self._shape_gradients(state)
-            self.adam.param_groups[0]["lr"] = rate
-            self.adam.step()
-            self.adam.zero_grad()
-            state.decoder.copy_(torch.nn.functional.normalize(state.decoder, dim=-1))
-            state.silent.copy_(torch.where(fired, 0, state.silent + 1))
-            losses.append(terms.detach())
-        return torch.stack(losses, 1).double().numpy()
-
-    def _shape_gradients(self, state: State) -> None:
-        gradients = [weight.grad for weight in self.weights if weight.grad is not None]
-        if self.config.project_gradient:
-            gradients[1] -= (gradients[1] * state.decoder).sum(-1, keepdim=True) * state.decoder
-        if self.config.clip_norm:
-            norm = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0).sqrt()
-            factor = (self.config.clip_norm / (norm + 1e-6)).clamp(max=1)
-            for gradient in gradients:
-                gradient *= factor.reshape(-1, *[1] * (gradient.ndim - 1))
-
-
-class _Order:
-    """One seed's endless stream of row indices: a fresh permutation an epoch, cut into batches."""
-
-    def __init__(self, n: int, batch_size: int, seed: int) -> None:
-        self.n, self.batch_size, self.draw = n, batch_size, generator(seed, "sae/order")
-        self.left = torch.empty(0, dtype=torch.int64)
-
-    def take(self, steps: int) -> Tensor:
-        """Return the next [steps, batch_size] indices."""
-        need = steps * self.batch_size
-        parts = [self.left]
-        while sum(map(len, parts)) < need:
-            parts.append(torch.randperm(self.n, generator=self.draw))
-        stream = torch.cat(parts)
-        self.left = stream[need:]
-        return stream[:need].reshape(steps, self.batch_size)
+def _batches(state: State, config: SAEConfig, feed: Feed) -> Iterator[Tensor]:
+    """Yield the pre-activations of up to MEASURED batches a seed."""
+    data, order = feed.shuffled(MEASURED)
+    for index in order.to(data.x.device).unbind(1):
+        yield forward(state, data.rows(index).x, config).pre
 
 
 def _check_finite(losses: np.ndarray, seeds: Sequence[int], start: int, lr: float) -> None:

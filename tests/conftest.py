@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 
+collect_ignore = ["interop"]  # in an environment of its own: make interop
 os.environ.setdefault("MPLBACKEND", "Agg")
 for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(name, "2")

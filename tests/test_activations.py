@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from husai import activations
+from husai import activations, artifacts, shards
 from husai.activations import Activations
 from husai.config import ModelConfig, TaskConfig
 from husai.models import Models, initialise
@@ -42,6 +42,39 @@ def test_split_holds_out_a_fifth_and_whole_holds_out_nothing():
     assert len(acts.whole().fit) == len(acts.whole().held_out) == 50
     with pytest.raises(ValueError, match="values is"):
         activations.split(torch.full((5, 2), float("inf")), seed=0)
+
+
+@pytest.mark.parametrize("rows_per_shard", [10, 1000])
+def test_extracted_shards_are_the_collected_rows_with_the_same_split_and_mean(tmp_path, rows_per_shard):
+    hook = "blocks.1.hook_resid_post"
+    found = activations.extract(model(), hook, tmp_path, rows_per_shard=rows_per_shard)
+    for ours, wanted in zip(found, activations.collect(model(), hook), strict=True):
+        assert torch.equal(ours.values.load(), wanted.values) and ours.name == ours.values.name == wanted.name
+        assert torch.equal(ours.training, wanted.training) and torch.equal(ours.mean, wanted.mean)
+        assert torch.equal(ours.fit.load(), wanted.fit) and torch.equal(ours.held_out, wanted.held_out)
+        assert artifacts.content_hash(ours.fit) == artifacts.content_hash(wanted.fit)
+    assert torch.equal(shards.read(tmp_path / "seed_2").load(), found[2].values.load())
+
+
+def test_extraction_refuses_an_unknown_hook_and_leaves_no_shards(tmp_path):
+    with pytest.raises(ValueError, match="hook is 'hook_nowhere'"):
+        activations.extract(model(), "hook_nowhere", tmp_path)
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_what_needs_all_rows_in_memory_refuses_shards(tmp_path):
+    acts = activations.extract(model((0,)), "hook_embed", tmp_path, position=1)[0]
+    for needs in (lambda: acts.gaussian(0), lambda: acts.shuffled(0), lambda: acts.whole().held_out):
+        with pytest.raises(ValueError, match="x is shards, 'seed_0'; wanted a tensor"):
+            needs()
+
+
+def test_no_more_is_held_out_than_is_judged_in_memory(monkeypatch):
+    monkeypatch.setattr(activations, "HELD_OUT", 7)
+    acts = activations.split(torch.randn(50, 4), seed=0)
+    assert len(acts.held_out) == 7 and len(acts.fit) == 43
+    few = activations.split(torch.randn(50, 4), seed=0, held_out=0.1)
+    assert len(few.held_out) == 5
 
 
 def test_arms_share_split_and_shape_and_the_random_model_is_another_one():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from husai import saes
+from husai.artifacts import read_tensors, write_tensors
 from husai.config import SAEConfig
 from husai.saes import SAEBatch
 
@@ -77,12 +78,46 @@ def test_round_trip_and_faults(tmp_path):
         saes.load(tmp_path)
 
 
-def test_weights_that_contradict_the_configuration_are_refused(tmp_path):
+def rewrite(folder, entries=(), tensors=()):
+    """Change entries of cfg.json and tensors of the weights file; None removes."""
+    config = {**json.loads((folder / "cfg.json").read_text()), **dict(entries)}
+    (folder / "cfg.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+    weights = {**read_tensors(folder / "sae_weights.safetensors")[0], **dict(tensors)}
+    write_tensors(folder / "sae_weights.safetensors", {k: v for k, v in weights.items() if v is not None})
+
+
+@pytest.mark.parametrize(
+    "entries, tensors, words",
+    [
+        ({"d_sae": 25}, {}, r"W_dec is \(3, 24, 10\); wanted \(3, 25, 10\)"),
+        ({"k": None}, {}, "cfg.json is .*; wanted .*'k'"),
+        ({"seeds": None}, {}, "cfg.json that lists its seeds"),
+        ({"architecture": "gru"}, {}, "architecture is 'gru'; wanted one of topk"),
+        ({"hook_name": "x"}, {}, "cfg.json is .*hook_name.*nothing unknown"),
+        ({"seeds": [1, 2]}, {}, "W_dec is"),
+        ({}, {"threshold": torch.zeros(3)}, r"extra is \['threshold'\]; wanted \[\]"),
+        ({}, {"b_enc": None}, r"sae_weights.safetensors is .*; wanted also \['b_enc'\]"),
+        ({}, {"W_dec": torch.zeros(3, 24, 9), "b_dec": torch.zeros(3, 9)}, r"W_dec is \(3, 24, 9\); .*24, 10\)"),
+        ({"architecture": "batch_topk"}, {}, r"extra is \[\]; wanted \['threshold'\]"),
+        ({"architecture": "jump_relu"}, {"threshold": torch.zeros(3)}, r"threshold is \(3,\); wanted \(3, 24\)"),
+    ],
+)
+def test_a_folder_that_contradicts_itself_is_refused(tmp_path, entries, tensors, words):
     saes.save(batch(), tmp_path)
-    entries = json.loads((tmp_path / "cfg.json").read_text())
-    (tmp_path / "cfg.json").write_text(json.dumps({**entries, "d_sae": 25}))
-    with pytest.raises(ValueError, match="W_dec is"):
+    rewrite(tmp_path, entries, tensors)
+    with pytest.raises(ValueError, match=words):
         saes.load(tmp_path)
+
+
+def test_a_folder_may_leave_out_what_has_a_default(tmp_path):
+    saes.save(batch(), tmp_path)
+    rewrite(tmp_path, {"bandwidth": None, "groups": None, "aligned": None})
+    assert saes.load(tmp_path).config == batch().config
+
+
+def test_seeds_of_different_shapes_are_not_stacked():
+    with pytest.raises(ValueError, match="parts is 'SAEs of several shapes'"):
+        saes.stack([batch(), batch(SAEConfig(d_sae=24, k=5))])
 
 
 def test_bad_activations_are_refused():
@@ -90,3 +125,13 @@ def test_bad_activations_are_refused():
         batch().encode(torch.randn(5, 11))
     with pytest.raises(ValueError, match="NaN"):
         batch().encode(torch.full((5, 10), float("nan")))
+    with pytest.raises(ValueError, match="x is torch.int64; wanted .* torch.float32"):
+        batch().encode(torch.ones(5, 10, dtype=torch.int64))
+    with pytest.raises(ValueError, match="one a seed"):
+        batch().encode(torch.randn(2, 5, 10))
+    with pytest.raises(ValueError, match="targets is None"):
+        transcoder = SAEConfig(d_sae=24, k=4, transcoder=True)
+        plain = batch()
+        weights = {name: getattr(plain, name) for name in saes.WEIGHTS}
+        x = torch.randn(5, 10)
+        SAEBatch(transcoder, (1, 2, 3), **weights, extra={"b_in": torch.zeros(3, 10)}).quality(x, x[0])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from husai import activations, comparison, nulls, study
+from husai import activations, comparison, nulls, shards, study
 from husai.config import converged
 from husai.tasks import sparse_dictionary
 
@@ -39,6 +39,17 @@ def test_sharing_a_noise_sample_adds_no_agreement_beyond_sharing_its_distributio
     data = {"shared": acts.gaussian(0), "apart": [acts.gaussian(i) for i in range(len(SEEDS))]}
     found = study.run({name: (x, CONFIG) for name, x in data.items()}, SEEDS)
     assert abs(comparison.compare([found["shared"]], [found["apart"]]).gap.value) < 0.05
+
+
+def test_shards_are_the_study_of_the_same_rows_in_memory(studies, tmp_path):
+    acts, config = studies["real"].activations, converged(16, 3, steps=64)
+    blocks = shards.write(tmp_path, acts.values.split(1000), 3000)
+    found = study.run({"shards": (acts._replace(values=blocks), config), "memory": (acts, config)}, SEEDS)
+    assert found["shards"].folder == found["memory"].folder, "one address"
+    assert found["shards"].quality == found["memory"].quality
+    assert torch.equal(found["shards"].alive, found["memory"].alive)
+    with pytest.raises(ValueError, match="wanted a tensor"):
+        comparison.drawn(found["shards"], "N2")
 
 
 def test_drawn_nulls_have_each_seeds_own_alive_count(studies):

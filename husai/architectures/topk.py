@@ -7,16 +7,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from husai.architectures.base import Architecture, Encoding
 from husai.config import SAEConfig
 
 
-def encode(pre: Float[Tensor, "*batch d_sae"], config: SAEConfig) -> Float[Tensor, "*batch d_sae"]:
-    """Keep the k largest pre-activations of each row and set the others to zero."""
-    values, indices = pre.topk(config.k, dim=-1)
-    values = values if config.signed else values.relu()
-    return torch.zeros_like(pre).scatter(-1, indices, values)
+class TopK(Architecture):
+    """The k largest of each row; fewer where fewer are positive."""
 
-
-def penalty(z: Float[Tensor, "seeds batch d_sae"], config: SAEConfig) -> Float[Tensor, " seeds"]:
-    """Nothing: the sparsity is exact."""
-    return z.new_zeros(z.shape[0])
+    def encode(self, step: Encoding, config: SAEConfig) -> Float[Tensor, "seeds batch d_sae"]:
+        """Keep the k largest pre-activations of each row and set the others to zero."""
+        values, indices = step.pre.topk(config.active, dim=-1)
+        values = values if config.signed else values.relu()
+        return torch.zeros_like(step.pre).scatter(-1, indices, values)

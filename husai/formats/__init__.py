@@ -1,0 +1,47 @@
+"""SAEs in other libraries' files: sae_lens both ways, sparsify and dictionary_learning read, one short file each.
+
+A foreign layout is turned once, here, as its format declares it and never by a tensor's shape. What is read computes
+what the library computes, on raw activations: the same latents and the same reconstruction. Decoder rows therefore
+stay as stored: dividing them by their norms rescales the latents and, under TopK, changes which are selected. Only
+our own training promises unit rows (metrics normalise them). Half precision is widened to float32.
+"""
+
+from pathlib import Path
+
+from husai import saes
+from husai.config import require
+from husai.formats.checks import json_object
+from husai.formats.dictionary_learning import read_dictionary_learning
+from husai.formats.sae_lens import metadata, read_sae_lens, write_sae_lens
+from husai.formats.sparsify import read_sparsify
+from husai.saes import SAEBatch
+
+__all__ = ["metadata", "read", "read_dictionary_learning", "read_sae_lens", "read_sparsify", "write_sae_lens"]
+
+
+def read(*folders: Path | str) -> SAEBatch:
+    """Return the SAEs of local folders, one seed after another, each in the format that its files declare.
+
+    sae_lens, sparsify, dictionary_learning, or our own `saes.save`. A seed that a folder does not record is its
+    position in `folders`. Raises ValueError naming what is missing, unknown or not alike.
+    """
+    require(len(folders) > 0, "folders", folders, "at least one folder")
+    parts = [_read_one(folder, position) for position, folder in enumerate(folders)]
+    first = parts[0]
+    for folder, part in zip(folders, parts, strict=True):
+        came, wanted = ((p.config, tuple(p.W_enc.shape[1:])) for p in (part, first))
+        require(came == wanted, f"folder {Path(folder).name}", came, f"the shape of the first: {wanted}")
+    return saes.stack(parts)
+
+
+def _read_one(folder: Path | str, position: int) -> SAEBatch:
+    require("://" not in str(folder), "folder", str(folder), "a local folder: download it first")
+    path = Path(folder)
+    if (path / "sae_weights.safetensors").exists():
+        own = "seeds" in json_object(path / "cfg.json")
+        return saes.load(path) if own else read_sae_lens(path, position)
+    if (path / "sae.safetensors").exists():
+        return read_sparsify(path, position)
+    known = "sae_weights.safetensors (sae_lens, husai), sae.safetensors (sparsify) or ae.pt (dictionary_learning)"
+    require((path / "ae.pt").exists(), "folder", path.name, f"a folder with {known}")
+    return read_dictionary_learning(path, position)

@@ -1,0 +1,111 @@
+"""What every format needs: a declared layout, its check and its turn into ours, and refusals that name the thing."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from husai.config import SAEConfig, require
+from husai.saes import WEIGHTS, SAEBatch
+
+AXES = {
+    "W_enc": "d_model d_sae", "b_enc": "d_sae", "W_dec": "d_sae d_model", "b_dec": "d_model",
+    "threshold": "d_sae", "r_mag": "d_sae", "b_mag": "d_sae",
+}  # fmt: skip
+
+Layout = Mapping[str, tuple[str, str]]
+"""{tensor in the file: (its name here, its axes in the file)}; no axes for a single number."""
+
+
+class Kind(NamedTuple):
+    """One class of SAE in a foreign library."""
+
+    architecture: str
+    """Its name here."""
+    layout: Layout
+    """Its tensors."""
+    centred: bool = True
+    """Whether b_dec is subtracted from the input."""
+
+
+def same(*names: str) -> dict[str, tuple[str, str]]:
+    """Return the layout of tensors that are stored under our names with our axes."""
+    return {name: (name, AXES[name]) for name in names}
+
+
+OWN = same(*WEIGHTS)
+LINEAR = {"encoder.weight": ("W_enc", "d_sae d_model"), "encoder.bias": ("b_enc", "d_sae")}  # stored [out, in]
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; ValueError when there is none."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise ValueError(f"folder is {path.parent.name!r}; wanted a readable {path.name} in it") from None
+    require(isinstance(content, dict), path.name, content, "a JSON object")
+    return content
+
+
+def count(cfg: Mapping[str, Any], name: str) -> int:
+    """Return an entry that must be a positive integer; ValueError names it."""
+    value = cfg.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} of the configuration is {value!r}; wanted an integer of at least 1, declared")
+    return value
+
+
+def turned(
+    tensors: Mapping[str, Tensor],
+    layout: Layout,
+    sizes: Mapping[str, int],
+    file: str,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Tensor]:
+    """Return a file's tensors under our names, with our axes; ValueError names the first that is not as declared.
+
+    They are rounded to `dtype`, the type that the format declares, and then widened to float32 where it is less.
+    """
+    missing, unknown = sorted(layout.keys() - tensors.keys()), sorted(tensors.keys() - layout.keys())
+    require(not missing, file, f"without {', '.join(missing)}", f"the tensors {', '.join(layout)}")
+    require(not unknown, file, f"with {', '.join(unknown)}", f"the tensors {', '.join(layout)} and no other")
+    ours = {}
+    for stored, (name, axes) in layout.items():
+        tensor, shape = tensors[stored], tuple(sizes[axis] for axis in axes.split())
+        wanted = f"{shape}, [{axes}] with the sizes that the configuration declares"
+        require(tensor.is_floating_point(), f"{stored} of {file}", tensor.dtype, "a floating-point type")
+        require(tensor.shape == shape, f"{stored} of {file}", tuple(tensor.shape), wanted)
+        require(bool(tensor.isfinite().all()), f"{stored} of {file}", "NaN or infinity", "finite numbers")
+        tensor = tensor.T if len(shape) == 2 and axes != AXES[name] else tensor
+        ours[name] = tensor.to(dtype).to(torch.promote_types(dtype, torch.float32)).contiguous()
+    return ours
+
+
+def centre(weights: dict[str, Tensor]) -> None:
+    """Let the biases undo that b_dec is subtracted from the input: x W = (x - b_dec) W + b_dec W."""
+    shift = weights["b_dec"].double() @ weights["W_enc"].double()
+    weights["b_enc"] = (weights["b_enc"] + shift).to(weights["b_enc"])
+    if "b_mag" in weights:  # the magnitude path of a gated SAE reads exp(r_mag) x W
+        shift = shift * weights["r_mag"].double().exp()
+        weights["b_mag"] = (weights["b_mag"] + shift).to(weights["b_mag"])
+
+
+def batch(
+    weights: Mapping[str, Tensor],
+    seed: int,
+    architecture: str,
+    k: int,
+    groups: Any = (),
+    recorded: Mapping[str, Any] | None = None,
+) -> SAEBatch:
+    """Return the batch of one with these weights; `recorded` are fields of its configuration that we once wrote."""
+    tensors = {name: value[None] for name, value in weights.items()}
+    if "threshold" in tensors:
+        tensors["threshold"] = tensors["threshold"].clamp(min=0)  # below 0 the ReLU decides
+    declared = {"architecture": architecture, "d_sae": tensors["b_enc"].shape[-1], "k": k}
+    plain = {"groups": tuple(int(width) for width in groups), "signed": False, "transcoder": False}
+    shared = {name: tensors.pop(name) for name in WEIGHTS}
+    return SAEBatch(SAEConfig(**{**(recorded or {}), **declared, **plain}), (seed,), **shared, extra=tensors)

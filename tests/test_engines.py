@@ -1,0 +1,105 @@
+"""The fused step does what plain torch does, for every architecture and option that it takes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from husai import engines, training
+from husai.config import SAEConfig, TrainConfig, published
+from husai.kernels import selection
+from husai.tasks import sparse_dictionary
+
+DATA = sparse_dictionary(16, 32, 3, 4000, seed=0).activations
+OUTPUT = sparse_dictionary(10, 32, 3, 4000, seed=1).activations
+TOPK = TrainConfig(SAEConfig("topk", 40, 3), steps=20, batch_size=64)
+PUBLISHED = replace(published(40, 3), steps=20, batch_size=64, lr=3e-3)
+AUXK = replace(TOPK, sae=SAEConfig("topk", 200, 3), dead_after=1, batch_size=16)
+CONFIGS = {
+    "topk": TOPK,
+    "published": PUBLISHED,
+    "auxk": AUXK,
+    "k-annealing": replace(TOPK, k_start=4.0),
+    "aligned": replace(TOPK, sae=SAEConfig("topk", 40, 3, aligned=True)),
+    "transcoder": replace(TOPK, sae=SAEConfig("topk", 40, 3, transcoder=True)),
+    "batch_topk": replace(TOPK, sae=SAEConfig("batch_topk", 40, 3)),
+    "matryoshka": replace(TOPK, sae=SAEConfig("matryoshka", 40, 3, groups=(5, 17, 40))),
+    "matryoshka with auxk": replace(AUXK, sae=SAEConfig("matryoshka", 200, 3)),
+    "hierarchical_topk": replace(TOPK, sae=SAEConfig("hierarchical_topk", 40, 5)),
+    "budgets with auxk": replace(AUXK, sae=SAEConfig("hierarchical_topk", 200, 5, groups=(1, 3))),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_fused_step_is_the_autograd_step(name):
+    config = CONFIGS[name]
+    targets = OUTPUT.double() if config.sae.transcoder else None
+    fused, plain = (
+        training.train(DATA.double(), config, [1, 2], targets=targets, engine=engine)
+        for engine in ("fused", "autograd")
+    )
+    for weight in ("W_enc", "b_enc", "W_dec", "b_dec"):
+        assert torch.allclose(getattr(fused.saes, weight), getattr(plain.saes, weight), atol=1e-8, rtol=0)
+    for term in ("loss", "auxk"):
+        assert np.allclose(fused.log[-1][term], plain.log[-1][term])
+    assert (max(plain.log[-1]["auxk"]) > 0) == (config.dead_after == 1)
+    assert fused.log[-1]["silent_share"] == plain.log[-1]["silent_share"]
+
+
+def test_in_float32_the_fused_step_selects_the_same_latents_and_ends_at_the_same_quality():
+    """The same k-sets on 99.9 % of the rows at step 1, and a final FVU within 1 %."""
+    data = sparse_dictionary(32, 64, 4, 6000, seed=0)
+    config = TrainConfig(SAEConfig("topk", 128, 4), steps=1000, batch_size=128)
+    fused, plain = (
+        training.train(data.activations, config, [1], keep=[1], engine=engine) for engine in ("fused", "autograd")
+    )
+    sets = [run.checkpoints[1].encode(data.activations)[0] != 0 for run in (fused, plain)]
+    assert (sets[0] == sets[1]).all(1).double().mean() >= 0.999
+    fvu = [run.saes.quality(data.activations, data.activations.mean(0))[0]["fvu"] for run in (fused, plain)]
+    assert fvu[0] == pytest.approx(fvu[1], rel=0.01)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("start", [(0.0, 0.0), (1.5, -2.0), (-50.0, -1.0), (0.3, 4.0)])
+def test_selection_agrees_with_topk_whatever_it_starts_from(signed, start):
+    draw = np.random.default_rng(0)
+    rows = [
+        draw.standard_normal(50),
+        -np.abs(draw.standard_normal(50)),
+        1 + np.abs(draw.standard_normal(50)),
+        np.repeat(draw.standard_normal(10), 5),
+        np.zeros(50),
+        np.ones(50),
+        np.r_[np.zeros(45), -1, 1, 2, 3, 4],
+        1e-6 * draw.standard_normal(50) + 5,
+    ]
+    for row in rows:
+        chosen = np.empty(51, np.int64)
+        level, ties, _ = selection.threshold(row, np.ones(50, bool), False, 7, signed, start)
+        count, _ = selection.collect(row, np.ones(50, bool), False, level, ties, chosen)
+        wanted = torch.tensor(row).topk(7).values
+        wanted = wanted if signed else wanted[wanted > 0]
+        found = row[chosen[:count]]
+        assert sorted(found if signed else found[found > 0]) == pytest.approx(sorted(wanted.tolist()))
+
+
+def test_selection_among_some_latents_leaves_the_others_out():
+    row, allowed = np.arange(50.0), np.arange(50) % 2 == 0
+    chosen = np.empty(51, np.int64)
+    level, ties, _ = selection.threshold(row, allowed, True, 4, False, (0.0, 0.0))
+    count, _ = selection.collect(row, allowed, True, level, ties, chosen)
+    assert chosen[:count].tolist() == [42, 44, 46, 48]
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
+def test_any_number_of_seeds_and_any_stretch_gives_the_same_bytes(seeds, monkeypatch):
+    whole = training.train(DATA, TOPK, range(5)).saes.W_dec
+    monkeypatch.setattr(engines, "STRETCH", 3)
+    assert torch.equal(training.train(DATA, TOPK, range(seeds)).saes.W_dec, whole[:seeds])
+
+
+def test_the_fused_step_stops_at_a_loss_that_is_not_finite():
+    config = replace(TOPK, lr=1e30, clip_norm=0.0)
+    with pytest.raises(ValueError, match=r"loss of seed 5 .* step \d+ \(lr 1e\+30"):
+        training.train(DATA, config, [5], engine="fused")
