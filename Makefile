@@ -26,7 +26,7 @@ GIVEN      = $(strip $(foreach v,$(filter-out NB PY PYTHON,$(.VARIABLES)),\
                  $(if $(filter command,$(firstword $(origin $v))),'$v=$($v)')))
 SITE       = $(CURDIR)/$(if $(filter-out paper,$(PROFILE)),_build/$(PROFILE)/)_build/html
 
-.PHONY: help env paper reference smoke test interop book serve check lab nb clean
+.PHONY: help env paper reference smoke test interop bench book serve check lab nb clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -81,6 +81,14 @@ interop: export HF_HUB_OFFLINE = 1
 interop: export WANDB_MODE = disabled
 interop: .venv-interop/ready  ## SAE files beside the real sae_lens, sparsify and dictionary_learning (own environment)
 	.venv-interop/bin/python -m pytest -c tests/interop/pytest.ini tests/interop
+	.venv-interop/bin/python -m benchmarks.speed smoke
+
+bench: export HUSAI_COMMAND = make bench
+bench: export HF_HUB_OFFLINE = 1
+bench: export WANDB_MODE = disabled
+bench: $(ENV) .venv-interop/ready  ## measure the speed beside other libraries (leave the machine alone meanwhile) and rewrite its page
+	.venv-interop/bin/python -m benchmarks.speed full
+	$(PY) -m benchmarks.figure book/reference/speed.json
 
 check: $(ENV)  ## lint, types, and the layer, notebook and book tests
 	$(PY) -m ruff check .

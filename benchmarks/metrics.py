@@ -85,28 +85,34 @@ def interleaved(calls: list[Callable[[], object]], repeats: int) -> list[list[fl
 
 
 MEASURE = """
-import torch
-from husai.matching import exact_matching, sparse_matching
-from husai.metrics import mean_max_cosine, shared_fraction
-
 def memory(field):
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
-def score(a, b):
-    return {call}
-
-draw = torch.Generator().manual_seed(0)
-score(*torch.randn(2, 8, {d_model}, generator=draw))  # whatever is loaded on the first call
-a, b = torch.randn(2, {n}, {d_model}, generator=draw)
+{prepare}
 open("/proc/self/clear_refs", "w").write("5")  # forget the peak so far
 before = memory("VmRSS")
-score(a, b)
+{call}
 print(memory("VmHWM") - before)
+"""
+PREPARE = """
+import torch
+from husai.matching import exact_matching, sparse_matching
+from husai.metrics import mean_max_cosine, shared_fraction
+
+draw = torch.Generator().manual_seed(0)
+a, b = torch.randn(2, 8, {d_model}, generator=draw)
+{call}  # loads whatever is loaded on the first call
+a, b = torch.randn(2, {n}, {d_model}, generator=draw)
 """
 
 
 def extra_memory(call: str, n: int, d_model: int) -> float:
     """Return by how many MB a call on two [n, d_model] dictionaries a and b raises its process's peak (Linux)."""
-    code = MEASURE.format(call=call, n=n, d_model=d_model)
+    return peak_memory(PREPARE.format(call=call, n=n, d_model=d_model), call)
+
+
+def peak_memory(prepare: str, call: str) -> float:
+    """Return by how many MB `call` raises the peak of a process that has run `prepare` (Linux)."""
+    code = MEASURE.format(prepare=prepare, call=call)
     return float(subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True).stdout)

@@ -5,7 +5,6 @@
 
 import importlib.metadata
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from husai.provenance import manifest
 
 ROOT = Path(__file__).parents[1]
 OURS, BOUND = "husai, 8 seeds at once", "encoder product alone"
-PEERS = {"torch": "torch", "sparsify": "eai-sparsify", "dictionary_learning": "dictionary-learning", "SAELens": "sae-lens"}
+PEERS = {"sparsify": "eai-sparsify", "dictionary_learning": "dictionary-learning", "SAELens": "sae-lens"}
 STEPS = {"full": 256, "smoke": 8}
 REPEATS = {"full": 9, "smoke": 3}
 GROWTH = {  # what is varied around 128 / 1024 / 32, batch 256, 4 seeds
@@ -78,22 +77,10 @@ def growth(scale: str) -> dict[str, dict[str, list[Any]]]:
     return found
 
 
-MEMORY = """
-import resource, torch
-from benchmarks.contestants import ours, Setting
-from benchmarks.speed import activations
-setting = Setting(activations())
-ours(setting, 2)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-ours(setting, 512, {seeds})
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
-"""
-
-
 def memory(seeds: int = 16) -> float:
     """Return the MB a seed by which training `seeds` of them raises the peak of its process."""
-    run = [sys.executable, "-c", MEMORY.format(seeds=seeds)]
-    return float(subprocess.run(run, cwd=ROOT, check=True, capture_output=True, text=True).stdout) / seeds
+    prepare = "from benchmarks.speed import Setting, activations, ours; x = Setting(activations()); ours(x, 2)"
+    return metrics.peak_memory(prepare, f"ours(x, 512, {seeds})") / seeds
 
 
 def plain(value: Any) -> Any:

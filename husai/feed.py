@@ -15,7 +15,7 @@ from husai.tasks import generator
 
 CHUNK = 512
 """Optimiser steps a call of the engine: bounds the memory of the precomputed data order."""
-GATHERED = 2**24
+GATHERED = 2**23
 """Bytes of activations that are gathered from shards at a time, if one step's fit into them."""
 
 

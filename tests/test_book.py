@@ -60,7 +60,7 @@ class Project:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text if name == "index" else f"---\norphan: true\n---\n\n{text}")
         settings = {
-            "extensions": ["myst_parser", "results", "offline"], "html_theme": "basic", "nitpicky": True,
+            "extensions": ["myst_parser", "results", "measured", "offline"], "html_theme": "basic", "nitpicky": True,
             "exclude_patterns": ["results"],
         }  # fmt: skip
         with open(self.output.parent / "warnings", "w+") as stream, patch_docutils(), docutils_namespace():
@@ -76,6 +76,27 @@ class Project:
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.syspath_prepend(str(ROOT / "book" / "_ext"))
     return Project(tmp_path)
+
+
+# --- {measured} -----------------------------------------------------------------------------------------------------
+
+
+def test_measured_tables_come_from_the_benchmarks_fastest_first(project: Project) -> None:
+    row = {"ms": GAP, "slower": GAP, "bounds": {**GAP, "value": 0.2, "method": "median and range of 3 runs"}}
+    found = {
+        "notebook": "speed", "profile": "full", "claims": {}, "values": {"memory": 12.5, "ratio": row["bounds"]},
+        "peers": {"slow": {**row, "ms": {**GAP, "value": 0.23}}, "fast": row},
+        "metrics": [{"what": "score", "n": 2048, "median": 0.5, "low": 0.4, "high": 0.6, "unit": "s"}],
+    }  # fmt: skip
+    (project.source / "reference").mkdir()
+    (project.source / "reference" / "speed.json").write_text(json.dumps(found))
+    tables = "# T\n\n```{measured} peers\n```\n\n```{measured} metrics\n```\n\n"
+    text = tables + "{result}`speed:memory`, {result}`speed:ratio`"
+    page, warnings = project.build(text)
+    assert warnings == ""
+    assert page.index(">fast<") < page.index(">slow<") and "2,048" in page and "12.5" in page
+    assert "0.400 to 0.600" in page
+    assert 'title="median and range of 3 runs' in page and "95 % interval: median" not in page
 
 
 # --- {result} -------------------------------------------------------------------------------------------------------

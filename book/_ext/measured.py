@@ -10,15 +10,13 @@ from sphinx.util.docutils import SphinxDirective
 
 from husai.evidence import format_value
 
-RANGE = "median [range] of interleaved runs"
-
 
 def peers(results: Mapping[str, Any]) -> list[list[str]]:
     """Return everyone's time a SAE-step, and that time in units of ours and of the encoder product."""
     head = ["Trainer", "A SAE-step", "SAE-steps a second", "Time, ours = 1", "Time, encoder product = 1"]
     rows = [
-        [name, format_value(row["ms"]), format_value(1e3 / row["ms"]["value"]), *map(format_value, (row["slower"], row["bounds"]))]
-        for name, row in results["peers"].items()
+        [name, *map(format_value, (row["ms"], 1e3 / row["ms"]["value"], row["slower"], row["bounds"]))]
+        for name, row in sorted(results["peers"].items(), key=lambda entry: entry[1]["ms"]["value"])
     ]  # fmt: skip
     return [head, *rows]
 
@@ -42,7 +40,8 @@ def machine(results: Mapping[str, Any]) -> list[list[str]]:
     found = results["provenance"]
     commit = found["commit"] + (" with uncommitted changes" if found["dirty"] else "")
     rows = {
-        "machine": f"{found['machine']}, {found['threads']} threads, load before and during the run {results['load']:.2f}",
+        "machine": f"{found['machine']}, {found['threads']} threads",
+        "load of the 15 minutes before the end": format_value(results["load"]),
         "commit": commit,
         "finished": found["finished"],
         "husai with": ", ".join(f"{name} {version}" for name, version in found["versions"].items()),

@@ -35,10 +35,15 @@ logger = logging.getLogger(__name__)
 
 def results_of(env: BuildEnvironment, stem: str) -> dict[str, Any]:
     """Return the results of one notebook, or of the benchmarks ("speed"): the page being read depends on their file."""
-    directory = Path(env.srcdir) / ("results" if stem[:2].isdigit() else "reference")
+    directory = Path(env.srcdir) / folder_of(stem)
     results = evidence.load(stem, directory)
     env.note_dependency(str(directory / f"{results['notebook']}.json"))
     return results
+
+
+def folder_of(stem: str) -> str:
+    """Return where results lie: what a build computed, or the benchmarks, which no build repeats."""
+    return "results" if stem[:2].isdigit() else "reference"
 
 
 def all_results(env: BuildEnvironment) -> dict[str, dict[str, Any]]:
@@ -101,7 +106,7 @@ class ResultRole(SphinxRole):
             return self.missing(f"{{result}}`{self.text}`: {error}")
         known = addresses(results)
         if key not in known:
-            file, names = f"{results['notebook']}.json", known if "." in key else results["values"]
+            file, names = f"{folder_of(stem)}/{results['notebook']}.json", known if "." in key else results["values"]
             return self.missing(f"{{result}}`{self.text}`: no value {key!r} in {file}; it has {near(key, names)}")
         text, value = evidence.format_value(known[key]), known[key]
         shown: nodes.Node = nodes.inline(text, text, classes=["result"])
