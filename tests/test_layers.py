@@ -10,7 +10,7 @@ import pytest
 
 FLOORS = [
     "config provenance evidence",
-    "stats tasks text metrics objectives kernels artifacts",
+    "stats tasks prefixes text metrics objectives kernels artifacts",
     "models grokking architectures saes formats nulls gate plots",
     "activations training",
     "study comparison interventions benches report",
