@@ -27,7 +27,7 @@ def untrained(task, config=TINY, seeds=(0, 1)):
 
 def reference(parameters, tokens, n_heads):
     """Logits after the last token of one sequence and one seed, each position and head on its own."""
-    p = {name: value for name, value in parameters.items()}
+    p = parameters
     residual = [p["embed.W_E"][token] + p["pos_embed.W_pos"][t] for t, token in enumerate(tokens)]
     for layer in range(sum(name.endswith("W_Q") for name in p)):
         w = {name.split(".")[-1]: value for name, value in p.items() if name.startswith(f"blocks.{layer}.")}
@@ -88,7 +88,7 @@ def test_the_model_is_the_textbook_transformer_in_value_and_gradient(n_layers, t
     assert torch.allclose(everywhere[:, :, read], naive, atol=1e-12)
     weights = torch.randn(naive.shape, dtype=torch.float64)
     wanted, got, plain = (
-        torch.autograd.grad((out * weights).sum(), list(parameters.values()), allow_unused=True)
+        torch.autograd.grad((out * weights).sum(), list(parameters.values()))
         for out in (naive, found, everywhere[:, :, read])
     )
     for name, a, b, c in zip(parameters, wanted, got, plain, strict=True):
