@@ -10,7 +10,7 @@ from torch import Tensor
 
 from husai import artifacts
 from husai.config import ModelConfig, TaskConfig, log_grid
-from husai.models import Models, Parameters, forward, initialise
+from husai.models import Models, Parameters, forward, initialise, predict
 from husai.tasks import generator, sequences, train_mask
 
 EVERY = 25
@@ -23,7 +23,7 @@ def trained(task: TaskConfig, config: ModelConfig, seeds: Sequence[int]) -> Path
         "models",
         [task, config, list(seeds)],
         lambda folder: train(task, config, seeds, folder),
-        modules=("config", "tasks", "models", "grokking"),
+        modules=("config", "tasks", "prefixes", "models", "grokking"),
     )
 
 
@@ -36,6 +36,17 @@ def load(folder: Path, task: TaskConfig, config: ModelConfig, checkpoint: str = 
 def curve(folder: Path) -> list[dict]:
     """Return the training curve: per entry the step, and per seed train and held-out accuracy and held-out loss."""
     return [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+
+
+def reached(entries: Sequence[dict], accuracy: float = 0.999) -> list[int | None]:
+    """Return per seed the first step of a curve at which its held-out accuracy is `accuracy` or more, None if never."""
+    steps: list[int | None] = [None] * len(entries[0]["held_out"])
+    for entry in reversed(entries):
+        steps = [
+            entry["step"] if held_out >= accuracy else step
+            for held_out, step in zip(entry["held_out"], steps, strict=True)
+        ]
+    return steps
 
 
 def train(task: TaskConfig, config: ModelConfig, seeds: Sequence[int], folder: Path) -> None:
@@ -115,8 +126,7 @@ def _batch(mask: Tensor, batch_size: int, seed: int, step: int) -> Tensor:
 
 @torch.no_grad()
 def _evaluate(parameters: Parameters, config: ModelConfig, data, masks: Tensor, step: int) -> dict:
-    parts = [p.expand(len(masks), *p.shape) for p in data.tokens.split(4096)]
-    logits = torch.cat([forward(parameters, part, config, data.position) for part in parts], 1)
+    logits = predict(parameters, data.tokens, config, data.position)
     right = logits.argmax(-1) == data.answers
     losses = torch.stack(
         [torch.nn.functional.cross_entropy(row, data.answers, reduction="none") for row in logits]

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from husai.config import ModelConfig, TaskConfig
+from husai.config import ModelConfig, TaskConfig, require
+from husai.prefixes import Plan, plan
 from husai.tasks import fourier_basis, frequency_power, generator, sequences, train_mask
 
 Parameters = dict[str, Tensor]
@@ -52,56 +53,107 @@ def forward(
 ) -> Float[Tensor, "..."]:
     """Return logits [seeds, batch, positions, vocabulary], or [seeds, batch, vocabulary] at position `read` alone.
 
-    With `read`, the last block computes that position only. `hooks(name, value)` sees every activation under its
-    TransformerLens name and may return a replacement.
+    `hooks(name, value)` sees every activation [seeds, batch, positions, width] under its TransformerLens name and may
+    return a replacement. With `read` and no hooks nothing is computed twice, and nothing that `read` does not see
+    (`prefixes.plan`). Raises ValueError for too long a sequence, an unknown token and a `read` outside the sequence.
     """
+    vocabulary, positions = parameters["embed.W_E"].shape[1], tokens.shape[2]
+    longest = parameters["pos_embed.W_pos"].shape[1]
+    require(positions <= longest, "tokens", f"{positions} positions long", f"at most {longest} positions")
+    low, high = (int(bound) for bound in tokens.aminmax())
+    require(0 <= low and high < vocabulary, "tokens", (low, high), f"ids in 0..{vocabulary - 1}")
+    require(read is None or 0 <= read < positions, "read", read, f"a position in 0..{positions - 1}")
     hook = hooks or (lambda name, value: None)
 
     def point(name: str, value: Tensor) -> Tensor:
         replaced = hook(name, value)
         return value if replaced is None else replaced
 
-    seeds, batch, positions = tokens.shape
-    table = parameters["embed.W_E"]
-    rows = tokens + table.shape[1] * torch.arange(seeds)[:, None, None]
-    embedded = point("hook_embed", torch.nn.functional.embedding(rows, table.flatten(0, 1)))
-    residual = embedded + parameters["pos_embed.W_pos"][:, None]
-    for layer in range(config.n_layers):
-        last = read is not None and layer == config.n_layers - 1
-        residual = _block(parameters, residual, config, f"blocks.{layer}.", read if last else None, point)
-    logits = _linear(residual, parameters["unembed.W_U"])
-    return logits[:, :, 0] if read is not None else logits
+    plans: Sequence[Plan | None] = [None] * config.n_layers  # every position of every sequence
+    if read is None or hooks is not None:
+        residual = point("hook_embed", _take(parameters["embed.W_E"], tokens))
+        residual = residual + parameters["pos_embed.W_pos"][:, None, :positions]
+    else:
+        inputs, plans = plan(tokens[:, :, : read + 1], vocabulary, config.n_layers)
+        residual = _take(parameters["embed.W_E"], inputs % vocabulary)
+        residual = residual + _take(parameters["pos_embed.W_pos"], inputs // vocabulary)
+    for layer, rows in enumerate(plans):
+        residual = _block(parameters, residual, config, f"blocks.{layer}.", rows, point)
+    if read is not None and hooks is not None:
+        residual = residual[:, :, read]
+    return _linear(residual, parameters["unembed.W_U"])
 
 
-def _linear(x: Tensor, weight: Tensor) -> Tensor:
+def _take(table: Tensor, index: Tensor) -> Tensor:
+    """Return rows of [seeds, n, d] by an index [seeds, ...], or by one index [m] for all seeds."""
+    seeds, n, _ = table.shape
+    start = n * torch.arange(seeds).reshape(-1, *[1] * max(index.ndim - 1, 1))
+    return torch.nn.functional.embedding(index + start, table.flatten(0, 1))
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Multiply [seeds, ..., d_in] by [seeds, d_in, d_out] as one batched matrix product."""
-    return torch.bmm(x.reshape(x.shape[0], -1, x.shape[-1]), weight).reshape(*x.shape[:-1], weight.shape[-1])
+    rows = x.flatten(1, -2)
+    product = torch.bmm(rows, weight) if bias is None else torch.baddbmm(bias[:, None], rows, weight)
+    return product.reshape(*x.shape[:-1], weight.shape[-1])
 
 
 def _block(
-    p: Parameters, residual: Tensor, config: ModelConfig, name: str, read: int | None, point: Callable
+    p: Parameters, residual: Tensor, config: ModelConfig, name: str, rows: Plan | None, point: Callable
 ) -> Tensor:
-    seeds, batch, positions, d = residual.shape
+    """Compute one block: of all positions [seeds, batch, positions, d], or of the rows [seeds, rows, d] of a plan."""
     residual = point(name + "hook_resid_pre", residual)
-    source = residual if read is None else residual[:, :, read : read + 1]
 
-    def heads(x: Tensor) -> Tensor:
-        return x.reshape(seeds * batch, x.shape[2], config.n_heads, -1).transpose(1, 2)
+    def project(x: Tensor, part: str) -> Tensor:
+        # back from bfloat16 at once: in the gradient of a row that many share, many are summed
+        return _linear(x, p[name + f"attn.W_{part}"]).to(x.dtype)
 
-    q = heads(_linear(source, p[name + "attn.W_Q"]))
-    k, v = (heads(_linear(residual, p[name + f"attn.W_{part}"])) for part in "KV")
-    mask = torch.ones(positions, positions, dtype=torch.bool).tril()
-    mask = mask if read is None else mask[read : read + 1]
-    scores = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).masked_fill(~mask, -torch.inf)
-    mixed = (scores.softmax(-1) @ v).transpose(1, 2).reshape(seeds, batch, -1, d)
+    if rows is None:
+        mixed = _attend_causally(residual, project, config.n_heads)
+    else:
+        source, residual = residual, _take(residual, rows.own)
+        mixed = _attend(residual, source, project, config.n_heads, rows)
     attention = point(name + "hook_attn_out", _linear(mixed, p[name + "attn.W_O"]))
-    middle = point(name + "hook_resid_mid", source + attention)
-    hidden = torch.relu(_linear(middle, p[name + "mlp.W_in"]) + p[name + "mlp.b_in"][:, None, None])
+    middle = point(name + "hook_resid_mid", residual + attention)
+    hidden = torch.relu(_linear(middle, p[name + "mlp.W_in"], p[name + "mlp.b_in"]))
     hidden = point(name + "mlp.hook_post", hidden)
-    mlp = point(
-        name + "hook_mlp_out", _linear(hidden, p[name + "mlp.W_out"]) + p[name + "mlp.b_out"][:, None, None]
-    )
+    mlp = point(name + "hook_mlp_out", _linear(hidden, p[name + "mlp.W_out"], p[name + "mlp.b_out"]))
     return point(name + "hook_resid_post", middle + mlp)
+
+
+def _attend_causally(residual: Tensor, project: Callable, n_heads: int) -> Tensor:
+    """Mix the values of [seeds, batch, positions, d] up to each position."""
+    q, k, v = (project(residual, part).unflatten(-1, (n_heads, -1)).transpose(2, 3) for part in "QKV")
+    future = torch.ones(q.shape[3], q.shape[3], dtype=torch.bool).triu(1)
+    scores = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).masked_fill(future, -torch.inf)
+    return (scores.softmax(-1) @ v).transpose(2, 3).flatten(3)
+
+
+def _attend(residual: Tensor, source: Tensor, project: Callable, n_heads: int, rows: Plan) -> Tensor:
+    """Mix the values of the source rows that each row sees; queries are computed on the side with fewer rows."""
+    fewer = source.shape[1] < residual.shape[1]
+    q = _take(project(source, "Q"), rows.own) if fewer else project(residual, "Q")
+    k, v = (_take(project(source, part), rows.sources) for part in "KV")
+    q, k, v = (x.unflatten(-1, (n_heads, -1)) for x in (q, k, v))
+    scores = (q[:, :, None] * k).sum(-1) / math.sqrt(q.shape[-1])
+    scores = scores.masked_fill(~rows.visible[:, :, None], -torch.inf)
+    return (scores.softmax(2)[..., None] * v).sum(2).flatten(2)
+
+
+@torch.no_grad()
+def predict(
+    parameters: Parameters,
+    tokens: Int[Tensor, "batch positions"],
+    config: ModelConfig,
+    read: int,
+    hooks: Hooks | None = None,
+) -> Float[Tensor, "seeds batch vocabulary"]:
+    """Return every seed's logits of the same tokens at position `read`, without gradients."""
+    seeds = len(parameters["embed.W_E"])
+    parts = tokens.split(4096) if hooks is None else [tokens]
+    return torch.cat(
+        [forward(parameters, part.expand(seeds, *part.shape), config, read, hooks) for part in parts], 1
+    )
 
 
 class Models(NamedTuple):
@@ -121,7 +173,6 @@ class Models(NamedTuple):
             self.config, self.task, self.seeds[index : index + 1], one, self.steps[index : index + 1]
         )
 
-    @torch.no_grad()
     def logits(
         self, tokens: Int[Tensor, "batch positions"], hooks: Hooks | None = None
     ) -> Float[Tensor, "seeds batch vocabulary"]:
@@ -129,12 +180,7 @@ class Models(NamedTuple):
 
         With `hooks`, every position of every block is computed, so that hooks see them all.
         """
-        position = sequences(self.task).position
-        if hooks is not None:
-            everywhere = tokens.expand(len(self.seeds), *tokens.shape)
-            return forward(self.parameters, everywhere, self.config, hooks=hooks)[:, :, position]
-        parts = [part.expand(len(self.seeds), *part.shape) for part in tokens.split(4096)]
-        return torch.cat([forward(self.parameters, part, self.config, position) for part in parts], 1)
+        return predict(self.parameters, tokens, self.config, sequences(self.task).position, hooks)
 
     def accuracy(self, mask: Bool[Tensor, "seeds pairs"]) -> list[float]:
         """Return each seed's share of right answers among the pairs of its mask."""
