@@ -198,9 +198,9 @@ def substrate(
 ) -> Models:
     """Return the book's models of one task format, trained or loaded, after their last step.
 
-    "clean" groks modular addition (70 % of the pairs, weight decay 1, `steps` steps at a rate of 5e-3 / n_layers, because
-    deeper models at the full rate break down again and again). "leaked" has the sources'
-    format: the answer is in the input, 90 % of the pairs, weight decay .01, and 60 steps suffice to copy it.
+    "clean" groks modular addition (70 % of the pairs, weight decay 1, `steps` steps at a rate of 5e-3 / n_layers,
+    because deeper models at the full rate break down again and again). "leaked" has the sources' format: the answer is
+    in the input, 90 % of the pairs, weight decay .01, and 60 steps suffice to copy it.
     """
     leaked = format == "leaked"
     task = TaskConfig(p, format, train_fraction=0.9 if leaked else 0.7)

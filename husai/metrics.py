@@ -183,10 +183,13 @@ def fvu(
     return float((x.double() - x_hat).square().sum() / total)
 
 
-def l0(z: Float[Tensor, "inputs d_sae"]) -> float:
-    """Return the mean number of active (non-zero) latents an input. ValueError: empty, NaN or Inf."""
-    check(z=z)
-    return float((z != 0).sum(1).double().mean())
+def l0(firing_rate: Float[Tensor, " d_sae"]) -> float:
+    """Return the mean number of active (non-zero) latents an input: the sum of the latents' firing rates.
+
+    ValueError: empty, outside [0, 1].
+    """
+    _check_rates(firing_rate)
+    return float(firing_rate.double().sum())
 
 
 def alive_fraction(firing_rate: Float[Tensor, " d_sae"], threshold: float = 1e-3) -> float:
@@ -194,14 +197,18 @@ def alive_fraction(firing_rate: Float[Tensor, " d_sae"], threshold: float = 1e-3
 
     `firing_rate` is the share of inputs on which each latent is not zero. ValueError: empty, outside [0, 1].
     """
-    shares = len(firing_rate) > 0 and bool(((firing_rate >= 0) & (firing_rate <= 1)).all())
-    require(shares, "firing_rate", "empty, NaN or outside [0, 1]", "one share of inputs a latent")
+    _check_rates(firing_rate)
     return float((firing_rate > threshold).double().mean())
 
 
 def dead_fraction(firing_rate: Float[Tensor, " d_sae"], threshold: float = 1e-3) -> float:
     """Return 1 - `alive_fraction`."""
     return 1 - alive_fraction(firing_rate, threshold)
+
+
+def _check_rates(firing_rate: Tensor) -> None:
+    shares = len(firing_rate) > 0 and bool(((firing_rate >= 0) & (firing_rate <= 1)).all())
+    require(shares, "firing_rate", "empty, NaN or outside [0, 1]", "one share of inputs a latent")
 
 
 def pairwise_matrix(

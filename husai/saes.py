@@ -18,6 +18,8 @@ from husai.config import SAEConfig, require
 from husai.evidence import write_json
 
 WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec")
+ROWS = 4096
+"""Inputs that are encoded at a time where only sums over them are wanted."""
 
 
 @dataclass(frozen=True)
@@ -122,22 +124,27 @@ class SAEBatch:
         require((targets is not None) == self.config.transcoder, "targets", targets, "given for transcoders only")
         rows = []
         for index in range(len(self)):
-            sae = self[index]
-            z, wanted, centre = sae.encode(x), x if targets is None else targets, mean
+            sae, wanted, centre = self[index], x if targets is None else targets, mean
             if self.config.architecture == "route":
                 wanted = sae.route(x)[0][0]
                 centre = wanted.mean(0)
-            firing = (z[0] != 0).float().mean(0)
-            rows.append({
-                "fvu": metrics.fvu(wanted, sae.decode(z)[0], centre),
-                "l0": metrics.l0(z[0]),
-                "alive": metrics.alive_fraction(firing),
-            })  # fmt: skip
+            x_hat, firing = sae._applied(x)
+            fvu, alive = metrics.fvu(wanted, x_hat, centre), metrics.alive_fraction(firing)
+            rows.append({"fvu": fvu, "l0": metrics.l0(firing), "alive": alive})
         return rows
 
     def firing(self, x: Float[Tensor, "n *layers d_in"]) -> Float[Tensor, "seeds d_sae"]:
         """Return each latent's firing rate on x."""
-        return torch.stack([(self[i].encode(x)[0] != 0).float().mean(0) for i in range(len(self))])
+        return torch.stack([self[index]._applied(x)[1] for index in range(len(self))])
+
+    def _applied(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the reconstruction and the firing rates of one SAE, some rows at a time: all latents need not fit."""
+        parts, active = [], torch.zeros(self.config.d_sae, dtype=torch.float64, device=x.device)
+        for rows in x.split(ROWS):
+            z = self.encode(rows)
+            parts.append(self.decode(z)[0])
+            active += (z[0] != 0).sum(0)
+        return torch.cat(parts), active / len(x)
 
 
 def extra_shapes(config: SAEConfig, d_in: int) -> dict[str, tuple[int, ...]]:

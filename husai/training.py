@@ -58,7 +58,7 @@ def train(
     and gives the same SAE alone or in a batch. With k = "auto", `calibration` chooses it first. Checkpoints are kept,
     and `on_step(step, saes, entry)` is called, at the steps `keep` (default: 0, powers of two from 8, the last).
     `targets` are what a transcoder reconstructs;
-    `route` reads [n, layers, d_model]. `engine` is "fused" (plain TopK on the CPU), "autograd", or "auto".
+    `route` reads [n, layers, d_model]. `engine` is "fused" (`engines.FUSED` on the CPU), "autograd", or "auto".
     All runs on the device of the activations.
     Raises ValueError on activations or targets that are not finite floats, do not fit the configuration or each other,
     or are fewer than batch_size, and on a loss that stops being finite (seed, step and learning rate are named).
