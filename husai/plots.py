@@ -213,8 +213,12 @@ def interval_panels(
 def cost_growth(growth: Mapping[str, Mapping[str, Sequence[Any]]]) -> Figure:
     """Draw milliseconds a SAE-step against seeds, d_sae, k and batch, beside the encoder product's."""
     names = {"seeds": "seeds trained at once", "d_sae": "d_sae", "k": "k", "batch": "batch"}
-    figure, axes = plt.subplots(1, len(growth), figsize=(2.7 * len(growth), 2.8), squeeze=False)
-    for axis, (what, records) in zip(axes[0], growth.items(), strict=True):
+    shown = [what for what in names if what in growth]
+    figure, axes = plt.subplots(2, 2, figsize=(7.2, 5.4))
+    for axis in axes.flat[len(shown) :]:
+        axis.set_visible(False)
+    for axis, what in zip(axes.flat, shown, strict=False):
+        records = growth[what]
         for part, colour, label in (
             ("ours", COLOURS[0], "husai"),
             ("bound", COLOURS[7], "encoder product"),
@@ -223,10 +227,9 @@ def cost_growth(growth: Mapping[str, Mapping[str, Sequence[Any]]]) -> Figure:
             low, high = (np.array([entry[end] for entry in records[part]]) for end in ("low", "high"))
             axis.fill_between(records["size"], low, high, color=colour, alpha=0.2, lw=0)
             axis.plot(records["size"], middle, color=colour, marker="o", ms=4, lw=1.5, label=label)
-        axis.set(xscale="log", yscale="log", xlabel=names[what])
+        axis.set(xscale="log", yscale="log", xlabel=names[what], ylabel="ms a SAE-step")
         axis.set_xticks(records["size"], [f"{size:,}" for size in records["size"]], rotation=45, fontsize=8)
         axis.minorticks_off()
-        axis.set_ylim(bottom=min(0.05, axis.get_ylim()[0]))
-    axes[0, 0].set_ylabel("ms a SAE-step")
+        axis.set_ylim(axis.get_ylim()[0] / 2, axis.get_ylim()[1] * 2)
     axes[0, 0].legend(loc="upper right")
     return figure
