@@ -180,3 +180,5 @@ CONTESTANTS: dict[str, Callable[[Setting, int], float]] = {
     "encoder product alone": encoder_product,
 }
 """Seconds a SAE-step of everyone."""
+SAES = {name: 8 if "8 seeds" in name else 4 if "4 SAEs" in name else 1 for name in CONTESTANTS}
+"""How many SAEs each of them trains at once."""

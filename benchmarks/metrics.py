@@ -114,5 +114,5 @@ def extra_memory(call: str, n: int, d_model: int) -> float:
 
 def peak_memory(prepare: str, call: str) -> float:
     """Return by how many MB `call` raises the peak of a process that has run `prepare` (Linux)."""
-    code = MEASURE.format(prepare=prepare, call=call)
-    return float(subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True).stdout)
+    run = [sys.executable, "-c", MEASURE.format(prepare=prepare, call=call)]
+    return float(subprocess.run(run, cwd=ROOT, check=True, capture_output=True).stdout.split()[-1])

@@ -6,15 +6,20 @@
 import importlib.metadata
 import os
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks import metrics
-from benchmarks.contestants import CONTESTANTS, Setting, encoder_product, ours
+from benchmarks.contestants import CONTESTANTS, SAES, Setting, encoder_product, ours
+from benchmarks.parts import parts
+from husai import grokking
+from husai.config import ModelConfig, TaskConfig
 from husai.evidence import Estimate, write_json
 from husai.provenance import manifest
 
@@ -42,7 +47,7 @@ def spread(values: Sequence[float], unit: str = "") -> Estimate:
     return Estimate(median, low, high, len(values), unit, f"median and range of {len(values)} interleaved runs")
 
 
-def peers(scale: str) -> dict[str, dict[str, Estimate]]:
+def peers(scale: str) -> dict[str, dict[str, Any]]:
     """Return, for everyone: milliseconds a SAE-step, how often ours fits into it, and how often the bound does."""
     setting, steps = Setting(activations()), STEPS[scale]
     seconds: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
@@ -77,10 +82,30 @@ def growth(scale: str) -> dict[str, dict[str, list[Any]]]:
     return found
 
 
-def memory(seeds: int = 16) -> float:
-    """Return the MB a seed by which training `seeds` of them raises the peak of its process."""
-    prepare = "from benchmarks.speed import Setting, activations, ours; x = Setting(activations()); ours(x, 2)"
-    return metrics.peak_memory(prepare, f"ours(x, 512, {seeds})") / seeds
+PREPARE = """
+from benchmarks.contestants import CONTESTANTS, Setting, ours
+from benchmarks.speed import activations
+run, x = CONTESTANTS["{name}"], activations()
+run(Setting(x, 64, 4), 2)  # loads and compiles
+setting = Setting(x)
+"""
+
+
+def memory(name: str, call: str, saes: int) -> float:
+    """Return the MB a SAE by which training `saes` of them raises the peak of its process."""
+    return metrics.peak_memory(PREPARE.format(name=name), call) / saes
+
+
+def grokking_time(steps: int) -> dict[str, Any]:
+    """Return what the book's three one-layer transformers take: seconds, and steps to 99.9 % of the held-out pairs."""
+    task, config = TaskConfig(), ModelConfig(steps=steps)
+    with tempfile.TemporaryDirectory() as folder:
+        started = perf_counter()
+        grokking.train(task, config, [0, 1, 2], Path(folder))
+        seconds = perf_counter() - started
+        reached = grokking.reached(grokking.curve(Path(folder)))
+    steps_text = ", ".join(str(step or "never") for step in reached)
+    return {"grokking_steps": steps_text, "grokking_all": steps, "grokking_seconds": seconds}
 
 
 def plain(value: Any) -> Any:
@@ -94,7 +119,12 @@ def measure(scale: str) -> dict[str, Any]:
     """Return the results of all benchmarks; `scale` is "full", or "smoke" to see that they run."""
     found = peers(scale)
     values = {f"{name}.{what}": value for name, row in found.items() for what, value in row.items()}
-    values |= {"memory": memory(16 if scale == "full" else 3), "repeats": REPEATS[scale], "steps": STEPS[scale]}
+    for name, saes in SAES.items():
+        found[name]["memory"] = memory(name, "run(setting, 32)", saes)
+    many = 16 if scale == "full" else 3
+    values |= {"memory": memory(OURS, f"ours(setting, 512, {many})", many)}
+    values |= {"repeats": REPEATS[scale], "steps": STEPS[scale]}
+    values |= grokking_time(700 if scale == "full" else 2)
     return {
         "notebook": "speed",
         "profile": scale,
@@ -102,6 +132,7 @@ def measure(scale: str) -> dict[str, Any]:
         "claims": {},
         "peers": plain(found),
         "growth": growth(scale),
+        "parts": plain({name: spread(times, "ms") for name, times in parts(20 * REPEATS[scale]).items()}),
         "metrics": metrics.rows(scale),
         "versions": {name: importlib.metadata.version(package) for name, package in PEERS.items()},
         "load": os.getloadavg()[2],

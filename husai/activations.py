@@ -46,7 +46,8 @@ class Activations(NamedTuple):
     @property
     def mean(self) -> Float[Tensor, " d_model"]:
         """Mean of the training rows: what FVU is centred by."""
-        return shards.moments(self.fit).mean.to(self.values.dtype)
+        mean = shards.moments(self.fit).mean
+        return mean.to(self.values) if isinstance(self.values, Tensor) else mean.to(self.values.dtype)
 
     def whole(self) -> "Activations":
         """Return the same activations with nothing held out, as the sources trained."""

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -63,8 +64,8 @@ def stored(
     """Return the folder of an artifact, building it first when the store does not have it.
 
     The address hashes the configuration, the source of the modules that compute it, its inputs' hashes, the thread
-    count and torch's version. `build(folder)` works in `<hash>.partial`, which survives a kill so that a builder may
-    resume; it is renamed when complete. A file lock keeps two processes from building the same thing.
+    count and the versions of torch and numba. `build(folder)` works in `<hash>.partial`, which survives a kill so that
+    a builder may resume; it is renamed when complete. A file lock keeps two processes from building the same thing.
     Raises ValueError when a stored file is missing, truncated or altered.
     """
     key = {
@@ -73,6 +74,7 @@ def stored(
         "inputs": list(inputs),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "numba": version("numba"),
     }
     address = fingerprint([kind, key])
     folder, partial = root() / kind / address, root() / kind / f"{address}.partial"

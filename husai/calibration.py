@@ -10,7 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from husai.config import TrainConfig, require
+from husai.saes import ROWS as AT_ONCE
 from husai.saes import SAEBatch
+from husai.shards import Shards
 from husai.similarity import unit_rows
 from husai.tasks import generator
 
@@ -19,6 +21,8 @@ SEEDS = (-1, -2)
 """SAEs that are trained to choose k and never evaluated."""
 STEPS = 1024
 """Optimiser steps of those SAEs, if the recipe has more."""
+ROWS = 65_536
+"""Activations that are looked at, drawn at random, if there are more."""
 HELD_OUT = 0.2
 
 Fit = Callable[[Tensor, TrainConfig, Sequence[int]], SAEBatch]
@@ -36,7 +40,7 @@ class Calibration(NamedTuple):
 
 
 def calibrate(
-    activations: Float[Tensor, "n d_model"], config: TrainConfig, seeds: Sequence[int], fit: Fit
+    activations: Float[Tensor, "n d_model"] | Shards, config: TrainConfig, seeds: Sequence[int], fit: Fit
 ) -> Calibration:
     """Return the k of shortest description length on held-out activations, over candidates up to d_sae / 2.
 
@@ -46,22 +50,26 @@ def calibrate(
     """
     require(not set(seeds) & set(SEEDS), "seeds", list(seeds), f"seeds other than {SEEDS}, which choose k")
     require(config.sae.d_sae >= 2, "d_sae", config.sae.d_sae, "at least two latents where k is to be chosen")
-    order = torch.randperm(len(activations), generator=generator(0, "calibration/split"))
-    held_out, fitted = activations[order].tensor_split([round(HELD_OUT * len(order))])
+    order = torch.randperm(len(activations), generator=generator(0, "calibration/split"))[:ROWS]
+    rows = activations.rows(order) if isinstance(activations, Shards) else activations[order]
+    held_out, fitted = rows.tensor_split([round(HELD_OUT * len(rows))])
     curve: list[dict[str, Any]] = []
     for k in (k for k in CANDIDATES if k <= config.sae.d_sae // 2):
-        trial = replace(config, sae=replace(config.sae, k=k), steps=min(config.steps, STEPS))
+        steps, batch_size = min(config.steps, STEPS), min(config.batch_size, len(fitted))
+        trial = replace(config, sae=replace(config.sae, k=k), steps=steps, batch_size=batch_size)
         saes = fit(fitted, trial, SEEDS)
-        rows = [_measured(saes[index], held_out, fitted.mean(0)) for index in range(len(saes))]
-        curve.append({"k": k, **{key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}})
+        found = [_measured(saes[index], held_out, fitted.mean(0)) for index in range(len(saes))]
+        curve.append({"k": k, **{key: sum(row[key] for row in found) / len(found) for key in found[0]}})
     best = min(curve, key=lambda entry: entry["description_length"])
     return Calibration(int(best["k"]), "description_length", curve)
 
 
 def _measured(sae: SAEBatch, x: Tensor, mean: Tensor) -> dict[str, float]:
-    row, z = sae.quality(x, mean)[0], sae.encode(x)[0]
-    noise = (x - sae.decode(z[None])[0]).square().mean().item()
-    signal = z[z != 0].square().mean().item() if row["l0"] else 0.0
+    row, noise, signal = sae.quality(x, mean)[0], 0.0, 0.0
+    for part in x.split(AT_ONCE):
+        z = sae.encode(part)
+        noise += (part - sae.decode(z)[0]).square().sum().item() / x.numel()
+        signal += z.square().sum().item() / max(row["l0"] * len(x), 1e-30)
     bits = description_length(row["l0"], row["fvu"], signal / max(noise, 1e-30), *sae.W_dec.shape[1:])
     cosine = decoder_cosine(sae.W_dec[0])
     return {"description_length": bits, "fvu": row["fvu"], "l0": row["l0"], "decoder_cosine": cosine}

@@ -56,6 +56,9 @@ def compare(
     require(
         len(studies) != 2, "studies", "two models", "one model, or three and more for an interval over models"
     )
+    others = [] if isinstance(null, str) else list(null)
+    ks = {study.config.sae.k for study in [*studies, *others]}
+    require(len(ks) == 1, "k", sorted(ks), "one for all, the null's too: a score depends on it")
     real = np.stack([study.scores(metric, latents) for study in studies])
     if isinstance(null, str):
         wanted = "a trained null: drawn dictionaries have no activations"
@@ -123,8 +126,9 @@ def summarise(matrices: np.ndarray) -> Estimate:
 def drawn(study: Study, null: str, latents: str = "alive") -> list[Tensor]:
     """Return one dictionary a seed of an untrained null, with as many rows as that seed has (alive) latents."""
     acts = study.activations
+    require(len(acts.values.shape) == 2, "null", null, "a trained null: drawn dictionaries are for one layer")
     draws: dict[str, Callable[[int, int], Tensor]] = {
-        "N0": lambda n, seed: nulls.isotropic(n, acts.values.shape[1], seed),
+        "N0": lambda n, seed: nulls.isotropic(n, acts.values.shape[-1], seed),
         "N2": lambda n, seed: nulls.covariance_matched(in_memory(acts.fit), n, seed),
         "N3": lambda n, seed: nulls.data_atoms(in_memory(acts.fit), n, seed),
     }

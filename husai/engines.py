@@ -4,6 +4,7 @@ import heapq
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ from husai.config import SAEConfig, TrainConfig, require
 
 FUSED = ("topk", "batch_topk", "matryoshka", "hierarchical_topk")
 """Architectures that the fused step computes."""
+ALONE = Lock()
+"""Held while the fused step works: its limit on the threads of BLAS is one of the process, and it uses all cores."""
 STRETCH = 64
 """Steps of one seed between two looks at which seed is furthest behind."""
 
@@ -156,7 +159,7 @@ class _Fused:
                     heapq.heappush(behind, (part.stop, seed))
 
         workers = min(torch.get_num_threads(), len(self.seeds))
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+        with ALONE, threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
             list(pool.map(advance, range(workers)))
         bad = np.flatnonzero(~np.isfinite(losses).all((0, 2)))
         return losses[:, : bad[0] + 1] if len(bad) else losses
@@ -179,8 +182,9 @@ class _Autograd:
         for index, (rate, k) in enumerate(zip(rates, ks, strict=True)):
             for weight in self.weights:
                 weight.requires_grad_()
-            terms, fired = loss(state, data.rows(order[:, index]), self.config, int(k))
-            (terms @ terms.new_tensor([1.0, self.config.auxk])).sum().backward()
+            with torch.enable_grad():
+                terms, fired = loss(state, data.rows(order[:, index]), self.config, int(k))
+                (terms @ terms.new_tensor([1.0, self.config.auxk])).sum().backward()
             for weight in self.weights:
                 weight.requires_grad_(False)
             losses.append(terms.detach())

@@ -1,7 +1,7 @@
 """What a training is fed: standardised activations, from memory or from shards, in every seed's own order."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -56,7 +56,8 @@ class Feed:
         seeds: Sequence[int],
     ) -> None:
         _check(activations, targets, config)
-        self.sources = [activations] if targets is None else [activations, targets]
+        given = [activations] if targets is None else [activations, targets]
+        self.sources = [source.detach() if isinstance(source, Tensor) else source for source in given]
         self.units = [
             standardiser(source) if config.standardise else Units(_first_row(source)[0] * 0, 1.0)
             for source in self.sources
@@ -74,12 +75,14 @@ class Feed:
         """Return data, and which of its rows the next `steps` steps of every seed are about."""
         return self._gather(torch.stack([order.take(steps) for order in self.orders]))
 
-    def shuffled(self, batches: int) -> tuple[Data, Int[Tensor, "seeds batches batch"]]:
-        """Return up to so many batches a seed, of a shuffle apart from its training order."""
-        batches = min(batches, self.n // self.batch_size)
-        draws = [generator(seed, "sae/calibration") for seed in self.seeds]
-        order = torch.stack([torch.randperm(self.n, generator=draw)[: batches * self.batch_size] for draw in draws])
-        return self._gather(order.unflatten(1, (batches, self.batch_size)))
+    def shuffled(self, batches: int) -> Iterator[Data]:
+        """Yield up to so many batches, each with one part a seed, of a shuffle apart from the training order."""
+        count = min(batches, self.n // self.batch_size) * self.batch_size
+        draws = [generator(seed, "sae/threshold") for seed in self.seeds]
+        order = torch.stack([torch.randperm(self.n, generator=draw)[:count] for draw in draws])
+        for index in order.split(self.batch_size, 1):
+            data, local = self._gather(index)
+            yield data.rows(local.to(data.x.device))
 
     def _gather(self, order: Tensor) -> tuple[Data, Tensor]:
         if self.whole:
@@ -102,17 +105,19 @@ class _Order:
 
     def __init__(self, n: int, batch_size: int, seed: int) -> None:
         self.n, self.batch_size, self.draw = n, batch_size, generator(seed, "sae/order")
-        self.left = torch.empty(0, dtype=torch.int64)
+        self.epoch, self.seen = torch.empty(0, dtype=torch.int32), 0
 
     def take(self, steps: int) -> Tensor:
         """Return the next [steps, batch_size] indices."""
-        need = steps * self.batch_size
-        parts = [self.left]
-        while sum(map(len, parts)) < need:
-            parts.append(torch.randperm(self.n, generator=self.draw))
-        stream = torch.cat(parts)
-        self.left = stream[need:]
-        return stream[:need].reshape(steps, self.batch_size)
+        need, parts = steps * self.batch_size, []
+        while need:
+            if self.seen == len(self.epoch):
+                kind = torch.int32 if self.n < 2**31 else torch.int64
+                self.epoch, self.seen = torch.randperm(self.n, generator=self.draw, dtype=kind), 0
+            parts.append(self.epoch[self.seen : self.seen + need])
+            self.seen += len(parts[-1])
+            need -= len(parts[-1])
+        return torch.cat(parts).long().reshape(steps, self.batch_size)
 
 
 def _check(activations: Tensor | Shards, targets: Tensor | Shards | None, config: TrainConfig) -> None:

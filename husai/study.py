@@ -1,9 +1,10 @@
 """Multi-seed studies: train or load the SAEs of a condition, and say how good they are."""
 
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import repeat
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from husai import artifacts, metrics, saes, stats, training
 from husai.activations import Activations
+from husai.calibration import Calibration
 from husai.config import NAMES, TrainConfig, log_grid, require
 from husai.evidence import ROOT, Estimate, write_json
 
@@ -29,6 +31,8 @@ MODULES = (
     "kernels.step",
     "engines",
     "feed",
+    "similarity",
+    "metrics",
     "calibration",
     "training",
     "saes",
@@ -187,10 +191,32 @@ def run(
     )
     apply = executor.map if executor else map
     data = [[acts] if isinstance(acts, Activations) else list(acts) for acts, _ in conditions.values()]
-    configs = [config for _, config in conditions.values()]
+    configs = [resolved(acts[0], config, seeds) for acts, (_, config) in zip(data, conditions.values(), strict=True)]
     folders = list(apply(_folder, data, configs, repeat(tuple(seeds)), repeat(trajectory)))
     studies = zip(conditions, data, configs, folders, strict=True)
     return {name: Study(acts[0], config, tuple(seeds), folder) for name, acts, config, folder in studies}
+
+
+def resolved(acts: Activations, config: TrainConfig, seeds: Sequence[int]) -> TrainConfig:
+    """Return the configuration with the k that was chosen on these activations, where it is "auto".
+
+    The choice is kept as an artifact; `calibration` reads how it was made.
+    """
+    if config.sae.k != "auto":
+        return config
+    return replace(config, sae=replace(config.sae, k=calibration(acts, config, seeds).k))
+
+
+def calibration(acts: Activations, config: TrainConfig, seeds: Sequence[int]) -> Calibration:
+    """Return how k is chosen on these activations, for seeds that have no part in it."""
+
+    def build(folder: Path) -> None:
+        _, chosen = training.resolve(acts.fit, config, seeds)
+        write_json(folder / "calibration.json", chosen._asdict())  # type: ignore[union-attr]
+
+    inputs = [artifacts.content_hash(acts.fit)]
+    folder = artifacts.stored("calibrations", config, build, modules=MODULES, inputs=inputs)
+    return Calibration(**json.loads((folder / "calibration.json").read_text()))
 
 
 def _folder(data: list[Activations], config: TrainConfig, seeds: tuple[int, ...], trajectory: bool) -> Path:
@@ -206,11 +232,8 @@ def _folder(data: list[Activations], config: TrainConfig, seeds: tuple[int, ...]
     def build(folder: Path) -> None:
         artifacts.clear(folder)
         log = folder / "log.jsonl"
-        resolved, calibration = training.resolve(data[0].fit, config, seeds)  # one k for all seeds
-        if calibration:
-            write_json(folder / "calibration.json", calibration._asdict())
         parts = [
-            training.train(acts.fit, resolved, s, keep=keep, log_path=log)
+            training.train(acts.fit, config, s, keep=keep, log_path=log)
             for acts, s in zip(data, shares, strict=True)
         ]
         for step in parts[0].checkpoints:
@@ -231,7 +254,12 @@ def sweep(
     seeds: Sequence[int],
     **options: Any,
 ) -> dict[tuple[Any, Any], list[Study]]:
-    """Return every arm under every configuration, `{(arm, configuration): one study a model}`; options go to `run`."""
+    """Return every arm under every configuration, `{(arm, configuration): one study a model}`; options go to `run`.
+
+    Where k is "auto" it is chosen once, on the first model of the first arm, so that the arms can be compared.
+    """
+    first = next(iter(arms.values()))[0]
+    configs = {name: resolved(first, config, seeds) for name, config in configs.items()}
     grid = {
         (arm, name, i): (acts, config)
         for arm, models in arms.items()

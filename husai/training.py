@@ -20,7 +20,7 @@ from husai.config import SAEConfig, TrainConfig, log_grid, require
 from husai.engines import Data, State, forward
 from husai.feed import Feed
 from husai.saes import SAEBatch
-from husai.shards import Shards, in_memory
+from husai.shards import Shards
 from husai.tasks import generator
 
 MEASURED = 16
@@ -71,6 +71,7 @@ def train(
     checkpoints, log, since = {}, [], []
     track = tracker(config)
     stops = sorted({*(log_grid(config.steps) if keep is None else keep), config.steps})
+    require(stops[0] >= 0 and stops[-1] == config.steps, "keep", keep, f"steps from 0 to {config.steps}")
     for start, stop in zip([0, *stops], stops, strict=False):
         for first in range(start, stop, feed.stretch):
             steps = min(feed.stretch, stop - first)
@@ -78,7 +79,7 @@ def train(
             rates = np.array([learning_rate(config, first + i) for i in range(steps)])
             ks = np.array([active(config, first + i) for i in range(steps)])
             since.append(advance(state, data, order, rates, ks, first))
-            _check_finite(since[-1], seeds, first, config.lr)
+            _check_finite(since[-1], seeds, first, rates)
         checkpoints[stop] = fold(state, config, feed)
         log.append(_entry(stop, config, state, since))
         since = []
@@ -97,8 +98,7 @@ def resolve(
     """Return the configuration with its k, chosen by `calibration.calibrate` where it is "auto", and how."""
     if config.sae.k != "auto":
         return config, None
-    x = in_memory(activations)
-    chosen = calibrate(x, config, seeds, lambda *arguments: train(*arguments, keep=[]).saes)
+    chosen = calibrate(activations, config, seeds, lambda *arguments: train(*arguments, keep=[]).saes)
     return replace(config, sae=replace(config.sae, k=chosen.k)), chosen
 
 
@@ -145,6 +145,10 @@ def fold(state: State, config: TrainConfig, feed: Feed) -> SAEBatch:
     Decoder rows stay unit, so latents are those of the training divided by the target's scale. Where the input is not
     centred by b_dec (transcoders, routed layers), its mean is extra["b_in"].
     """
+    broken = ~(state.decoder.square().sum(-1).min(1).values > 0.5) | ~state.encoder.isfinite().all(-1).all(-1)
+    if bool(broken.any()):
+        seed = feed.seeds[int(broken.nonzero()[0])]
+        raise ValueError(f"weights of seed {seed} stopped being finite (lr {config.lr:g}); wanted a lower lr")
     sae, seeds, (x_mean, x_scale), (y_mean, y_scale) = config.sae, feed.seeds, feed.units[0], feed.units[-1]
     weights, architecture = state.weights(sae), ARCHITECTURES[sae.architecture]
     extra = state.extra | architecture.buffers(_batches(state, sae, feed), sae)
@@ -165,17 +169,17 @@ def fold(state: State, config: TrainConfig, feed: Feed) -> SAEBatch:
 
 def _batches(state: State, config: SAEConfig, feed: Feed) -> Iterator[Tensor]:
     """Yield the pre-activations of up to MEASURED batches a seed."""
-    data, order = feed.shuffled(MEASURED)
-    for index in order.to(data.x.device).unbind(1):
-        yield forward(state, data.rows(index).x, config).pre
+    for batch in feed.shuffled(MEASURED):
+        yield forward(state, batch.x, config).pre
 
 
-def _check_finite(losses: np.ndarray, seeds: Sequence[int], start: int, lr: float) -> None:
+def _check_finite(losses: np.ndarray, seeds: Sequence[int], start: int, rates: np.ndarray) -> None:
     bad = np.argwhere(~np.isfinite(losses).all(2))
     if len(bad):
         seed, step = bad[bad[:, 1].argmin()]
         raise ValueError(
-            f"loss of seed {seeds[seed]} stopped being finite at step {start + step + 1} (lr {lr}); wanted a lower lr"
+            f"loss of seed {seeds[seed]} stopped being finite at step {start + step + 1} (lr {rates[step]:g}); "
+            "wanted a lower lr"
         )
 
 

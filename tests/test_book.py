@@ -82,7 +82,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 def test_measured_tables_come_from_the_benchmarks_fastest_first(project: Project) -> None:
-    row = {"ms": GAP, "slower": GAP, "bounds": {**GAP, "value": 0.2, "method": "median and range of 3 runs"}}
+    ranged = {**GAP, "value": 0.2, "method": "median and range of 3 runs"}
+    row = {"ms": GAP, "slower": GAP, "memory": 3.5, "bounds": ranged}
     found = {
         "notebook": "speed", "profile": "full", "claims": {}, "values": {"memory": 12.5, "ratio": row["bounds"]},
         "peers": {"slow": {**row, "ms": {**GAP, "value": 0.23}}, "fast": row},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from husai import activations, comparison, nulls, shards, study
+from husai import activations, calibration, comparison, nulls, shards, study
 from husai.config import converged
 from husai.tasks import sparse_dictionary
 
@@ -175,3 +175,22 @@ def test_unknown_nulls_and_misplaced_metrics_are_refused(studies):
 def test_comparison_table_names_its_null(studies):
     row = comparison.compare([studies["real"]], "N2").table()
     assert "kappa_N2" in row and "N2" in row["null"] and np.isfinite(float(row["kappa_N2"]))
+
+
+def test_k_is_chosen_once_for_all_arms_kept_and_used(studies, monkeypatch):
+    monkeypatch.setattr(calibration, "CANDIDATES", (1, 3, 12))
+    monkeypatch.setattr(calibration, "STEPS", 200)
+    acts = studies["real"].activations
+    auto = replace(CONFIG, steps=8, sae=replace(CONFIG.sae, k="auto"))
+    found = study.sweep({"real": [acts], "noise": [acts.gaussian(0)]}, {"x": auto}, SEEDS)
+    ks = {studied.config.sae.k for (studied,) in found.values()}
+    assert ks == {study.calibration(acts, auto, SEEDS).k} and len(ks) == 1
+    monkeypatch.setattr(study.training, "resolve", None)  # a second look trains nothing
+    assert [entry["k"] for entry in study.calibration(acts, auto, SEEDS).curve] == [1, 3, 12]
+
+
+def test_scores_of_different_k_are_not_compared(studies):
+    real = studies["real"]
+    other = replace(real, config=replace(real.config, sae=replace(real.config.sae, k=5)))
+    with pytest.raises(ValueError, match=r"k is \[3, 5\]"):
+        comparison.compare([real], [other])

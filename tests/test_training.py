@@ -144,3 +144,21 @@ def test_tracking_goes_to_weights_and_biases_without_a_network(tmp_path, monkeyp
         time.sleep(0.2)
     else:
         pytest.fail(f"{len(runs)} runs, of {[len(run) for run in runs]} bytes, without the entries of the log")
+
+
+def test_a_last_step_that_breaks_the_weights_is_refused():
+    with pytest.raises(ValueError, match="weights of seed 7 stopped being finite"):
+        training.train(DATA, replace(TOPK, steps=1, lr=1e30, clip_norm=0.0), [7])
+
+
+@pytest.mark.parametrize("keep", [[-5], [51]])
+def test_checkpoints_outside_the_training_are_refused(keep):
+    with pytest.raises(ValueError, match="keep is"):
+        training.train(DATA, TOPK, [1], keep=keep)
+
+
+def test_gradients_of_the_caller_do_not_matter():
+    wanted = training.train(DATA, RELU, [1]).saes.W_dec
+    with torch.no_grad():
+        assert torch.equal(training.train(DATA.clone().requires_grad_(), RELU, [1]).saes.W_dec, wanted)
+    assert not training.train(DATA.clone().requires_grad_(), TOPK, [1]).saes.W_dec.requires_grad

@@ -13,12 +13,18 @@ from husai.evidence import format_value
 
 def peers(results: Mapping[str, Any]) -> list[list[str]]:
     """Return everyone's time a SAE-step, and that time in units of ours and of the encoder product."""
-    head = ["Trainer", "A SAE-step", "SAE-steps a second", "Time, ours = 1", "Time, encoder product = 1"]
+    head = ["Trainer", "A SAE-step", "SAE-steps a second", "Time, ours = 1", "Time, encoder product = 1", "MB a SAE"]
     rows = [
-        [name, *map(format_value, (row["ms"], 1e3 / row["ms"]["value"], row["slower"], row["bounds"]))]
+        [name, *map(format_value, (row["ms"], 1e3 / row["ms"]["value"], row["slower"], row["bounds"], row["memory"]))]
         for name, row in sorted(results["peers"].items(), key=lambda entry: entry[1]["ms"]["value"])
     ]  # fmt: skip
     return [head, *rows]
+
+
+def parts(results: Mapping[str, Any]) -> list[list[str]]:
+    """Return what a step is made of."""
+    rows = [[name, format_value(time)] for name, time in results["parts"].items()]
+    return [["Part", "CPU time"], *sorted(rows, key=lambda row: results["parts"][row[0]]["value"])]
 
 
 def metrics(results: Mapping[str, Any]) -> list[list[str]]:
@@ -51,7 +57,7 @@ def machine(results: Mapping[str, Any]) -> list[list[str]]:
     return [["Measured", "on"], *[[name, text] for name, text in rows.items()]]
 
 
-TABLES = {"peers": peers, "metrics": metrics, "machine": machine}
+TABLES = {"peers": peers, "parts": parts, "metrics": metrics, "machine": machine}
 
 
 class MeasuredDirective(SphinxDirective):

@@ -1,7 +1,7 @@
 """The fused CPU step of the TopK family: many steps of one seed a call, nothing dense but the encoder product.
 
-A seed's whole trajectory is computed by one thread in a fixed order, so its bytes depend neither on the number of
-threads nor on which other seeds are in the batch. The arithmetic is that of the autograd path: selection, nested
+A step of a seed is computed by one thread in a fixed order, so its bytes depend neither on the number of threads nor
+on which other seeds are in the batch. The arithmetic is that of the autograd path: selection, nested
 reconstructions, AuxK, parallel gradient removed, clipping, Adam, unit decoder rows.
 
 Gradients are gathered by latent instead of scattered by input. Every active latent of every input is one entry

@@ -1,0 +1,90 @@
+"""Which part of the fused step takes how long, on one thread: 128 / 1024 / 32, batch 256."""
+
+from collections.abc import Callable
+from time import thread_time
+
+import numba
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+from husai.kernels import Recipe, step
+from husai.kernels.selection import collect, threshold
+
+BATCH, D_MODEL, D_SAE, K = 256, 128, 1024, 32
+
+
+def milliseconds(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Return the CPU milliseconds of each call, in turns."""
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats + 1):
+        for name, call in calls.items():
+            started = thread_time()
+            call()
+            found[name].append(1e3 * (thread_time() - started))
+    return {name: values[1:] for name, values in found.items()}
+
+
+@numba.njit(nogil=True)
+def product(rows, encoder, pre):
+    """Multiply as the step does."""
+    np.dot(rows, encoder.T, pre)
+
+
+@numba.njit(nogil=True)
+def select(pre, nothing, chosen):
+    """Select as the step does, and do nothing with it."""
+    level, slope = pre.dtype.type(0), 0.0
+    for b in range(pre.shape[0]):
+        level, ties, slope = threshold(pre[b], nothing, False, K, False, (level, slope))
+        collect(pre[b], nothing, False, level, ties, chosen)
+
+
+def parts(repeats: int) -> dict[str, list[float]]:
+    """Return the CPU milliseconds of every part of a step and of whole steps, over repeats."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(4 * BATCH, D_MODEL, generator=draw).numpy()
+    weights = [torch.nn.functional.normalize(torch.randn(D_SAE, D_MODEL, generator=draw), dim=1).numpy() for _ in "ed"]
+    encoder, decoder = weights
+    bias, centre, order = np.zeros(D_SAE, np.float32), np.zeros(D_MODEL, np.float32), np.arange(BATCH)
+    moments = tuple(np.zeros_like(w) for w in (encoder, decoder, bias, centre) for _ in range(2))
+    recipe = Recipe(
+        by_batch=False, signed=False, levels=np.array([D_SAE]), by_rank=False, transcoder=False, centred=True,
+        aligned=False, project=True, clip_norm=1.0, auxk=1 / 32, dead_after=256, k_aux=D_MODEL // 2,
+    )  # fmt: skip
+    scratch = step._scratch(BATCH, 1, BATCH * (K + D_MODEL // 2), encoder, decoder, False)
+    nothing, losses, silent = np.zeros(D_SAE, np.bool_), np.zeros(2), np.zeros(D_SAE, np.int64)
+    gradient, one = scratch.g_encoder, np.float32(1)
+
+    def forward() -> int:
+        return step._forward(
+            x, order, K, decoder, centre, recipe, nothing, 0, nothing.copy(), recipe.levels, scratch, losses
+        )
+
+    def adam() -> None:
+        for weight, first in ((encoder, 0), (decoder, 2)):
+            flat = [array.ravel() for array in (weight, gradient, moments[first], moments[first + 1])]
+            step._adam(*flat, one, np.float32(0), one)
+
+    def whole() -> None:
+        step.topk_steps(
+            x, x, order[None], np.array([1e-3]), np.array([K]), 0, (encoder, decoder, bias, centre), moments, silent,
+            recipe, losses[None],
+        )  # fmt: skip
+
+    step._inputs(x, centre, order, False, scratch.rows)
+    with threadpool_limits(1, user_api="blas"):
+        product(scratch.rows, encoder, scratch.pre)
+        entries = forward()
+        return milliseconds(
+            {
+                "encoder product": lambda: product(scratch.rows, encoder, scratch.pre),
+                "selection": lambda: select(scratch.pre, nothing, scratch.chosen),
+                "selection, decoding and errors": forward,
+                "sorting by latent": lambda: step._sort_by_latent(entries, scratch),
+                "gradients": lambda: step._backward(encoder, decoder, recipe, scratch),
+                "Adam": adam,
+                "a whole step": whole,
+            },
+            repeats,
+        )
