@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, is_dataclass
+import math
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, Literal
 
 
@@ -35,6 +36,25 @@ def require(ok: bool, argument: str, came: Any, wanted: str) -> None:
     """Raise the house's ValueError (the argument, what came, what was wanted) unless `ok`."""
     if not ok:
         raise ValueError(f"{argument} is {came!r}; wanted {wanted}")
+
+
+KINDS = {
+    str: "a string", bool: "True or False", int: "an integer", float: "a finite number", tuple: "a tuple of integers",
+}  # fmt: skip
+
+
+def require_types(config: Any, *skip: str) -> None:
+    """Refuse, by name, a field whose value is not of its default's type: files and callers may bring any.
+
+    An integer will do for a number, but a bool for neither; the entries of a tuple are integers.
+    """
+    for entry in fields(config):
+        value, kind = getattr(config, entry.name), type(entry.default)
+        if entry.name not in skip:
+            fits = type(value) is kind or (kind is float and type(value) is int)
+            fits = fits and (kind is not float or math.isfinite(value))
+            fits = fits and (kind is not tuple or all(type(item) is int for item in value))
+            require(fits, entry.name, value, KINDS[kind])
 
 
 @dataclass(frozen=True)
@@ -143,9 +163,11 @@ class SAEConfig:
         return int(self.k)
 
     def __post_init__(self) -> None:
+        require_types(self, "k")
+        require(type(self.k) is int or self.k == "auto", "k", self.k, "an integer, or 'auto'")
         require(self.architecture in NAMES, "architecture", self.architecture, f"one of {', '.join(NAMES)}")
         require(self.d_sae >= 1, "d_sae", self.d_sae, "at least one latent")
-        if self.k == "auto":
+        if isinstance(self.k, str):
             tried = self.architecture in ("topk", "batch_topk", "matryoshka") and not self.transcoder
             require(tried, "k", self.k, f"a number: it cannot be chosen for {self.architecture} or a transcoder")
         else:
@@ -210,9 +232,14 @@ class TrainConfig:
     """Multiple of k at the first step, falling linearly to k over the first half of the steps."""
 
     def __post_init__(self) -> None:
+        require_types(self, "sae")
         require(self.steps >= 1, "steps", self.steps, "at least one optimiser step")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "at least one activation a step")
+        require(self.lr > 0, "lr", self.lr, "a rate above 0")
         require(0 <= self.decay_share <= 1, "decay_share", self.decay_share, "a share between 0 and 1")
+        require(self.clip_norm >= 0, "clip_norm", self.clip_norm, "a norm, 0 for no clipping")
+        require(self.auxk >= 0, "auxk", self.auxk, "a weight of at least 0")
+        require(self.dead_after >= 1, "dead_after", self.dead_after, "at least one step")
         require(self.k_start >= 1, "k_start", self.k_start, "a multiple of k, at least 1")
 
 
@@ -225,7 +252,7 @@ def published(d_sae: int = 1024, k: int = 32, architecture: str = "topk") -> Tra
     )  # fmt: skip
 
 
-def converged(d_sae: int = 1024, k: int = 32, steps: int = 4096, **sae: Any) -> TrainConfig:
+def converged(d_sae: int = 1024, k: int | Literal["auto"] = 32, steps: int = 4096, **sae: Any) -> TrainConfig:
     """Return recipe G: centred data, tied initialisation, TopK of ReLU, AuxK, projected gradient, lr decay.
 
     At least 2e4 updates a latent are wanted, steps * batch * k / d_sae; `study` checks them and the plateau.

@@ -27,7 +27,8 @@ class SAEBatch:
     """S SAEs of one shape, in the units of the raw activations; decoder rows are features.
 
     z = encode((x - b_dec) W_enc + b_enc), x_hat = z W_dec + b_dec; a transcoder takes extra["b_in"] off, not b_dec.
-    Raises ValueError when a tensor is missing, is not of the architecture, or has a shape that contradicts `config`.
+    Raises ValueError when a tensor is missing, is not of the architecture, has a shape that contradicts `config`, is
+    not finite, or has another floating-point type than the rest.
     """
 
     config: SAEConfig
@@ -54,8 +55,11 @@ class SAEBatch:
         shapes: dict[str, tuple[int, ...]] = {"W_dec": (d_sae, d_model), "W_enc": (d_in, d_sae)}
         shapes |= {"b_enc": (d_sae,), "b_dec": (d_model,), **more}
         for name, shape in shapes.items():
-            came = tuple((self.extra[name] if name in more else getattr(self, name)).shape)
-            require(came == (n, *shape), name, came, f"{(n, *shape)}")
+            tensor = self.extra[name] if name in more else getattr(self, name)
+            require(tuple(tensor.shape) == (n, *shape), name, tuple(tensor.shape), f"{(n, *shape)}")
+            require(tensor.is_floating_point(), name, tensor.dtype, "a floating-point type")
+            require(tensor.dtype == self.W_dec.dtype, name, tensor.dtype, f"{self.W_dec.dtype}, as W_dec")
+            require(bool(tensor.isfinite().all()), name, "NaN or infinity", "finite numbers")
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -181,7 +185,8 @@ def load(folder: Path) -> SAEBatch:
     known, needed = {entry.name for entry in fields(SAEConfig)}, {"architecture", "d_sae", "k"}
     wanted = f"{sorted(needed)} and nothing unknown"
     require(needed <= entries.keys() <= known, "cfg.json", sorted(entries), wanted)
-    config = SAEConfig(**{**entries, "groups": tuple(entries.get("groups", ()))})
+    groups = entries.get("groups", [])  # JSON has no tuples
+    config = SAEConfig(**{**entries, "groups": tuple(groups) if isinstance(groups, list) else groups})
     tensors, _ = read_tensors(folder / "sae_weights.safetensors")
     missing = sorted(set(WEIGHTS) - tensors.keys())
     require(not missing, "sae_weights.safetensors", sorted(tensors), f"also {missing}")

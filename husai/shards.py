@@ -58,11 +58,6 @@ class Shards:
         """Rows first, like a tensor's."""
         return torch.Size((len(self), *self.row))
 
-    @property
-    def d_model(self) -> int:
-        """Last dimension."""
-        return self.row[-1]
-
     def __getitem__(self, mask: Bool[Tensor, " n"]) -> "Shards":
         """Return the rows that a mask keeps, without reading them; ValueError: a mask of another length."""
         require(len(mask) == len(self), "mask", f"{len(mask)} entries", f"one for each of {len(self)} rows")
@@ -88,13 +83,6 @@ class Shards:
         """Yield all rows in order as tensors of `size` rows; the last may be shorter."""
         for start in range(0, len(self), size):
             yield self.rows(torch.arange(start, min(start + size, len(self))))
-
-    def gather(
-        self, order: Int[Tensor, "*order"]
-    ) -> tuple[Float[Tensor, "rows *row"], Int[Tensor, "*order"]]:
-        """Return (x, local) with x[local] the rows in this order, each read once: the data of a stretch of steps."""
-        positions, local = order.unique(return_inverse=True)
-        return self.rows(positions), local
 
     def load(self) -> Float[Tensor, "n *row"]:
         """Return all rows as one tensor."""
@@ -130,19 +118,22 @@ def write(
 def read(folder: Path) -> Shards:
     """Return the rows that `write` left in a folder, after checking every file against the index.
 
-    ValueError: no readable index (a killed writer leaves none), or a missing, truncated or altered file, by name.
+    ValueError: no readable index (a killed writer leaves none), a size in it that no shard has, or a missing,
+    truncated or altered file, by name.
     """
     try:
         index = json.loads((folder / "index.json").read_text())
         shards, files = _whole(folder, index), dict(index["files"])
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(f"folder is {folder.name!r}; wanted finished shards with a readable index.json") from None
+    size = shards.rows_per_shard
+    require(type(size) is int and size >= 1, f"rows_per_shard of {folder.name}/index.json", size, "an integer above 0")
     check_files(folder, files)
     shapes = []
     for number in range(len(files)):
         with safe_open(folder / _file_name(number), framework="pt") as file:
             shapes.append(file.get_slice("rows").get_shape())
-    wanted = [[len(numbers), *shards.row] for numbers in shards.numbers.split(shards.rows_per_shard)]
+    wanted = [[len(numbers), *shards.row] for numbers in shards.numbers.split(size)]
     require(shapes == wanted, f"index.json of {folder.name}", "at odds with the files", "their true shapes")
     return shards
 

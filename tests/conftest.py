@@ -1,7 +1,9 @@
 """Tests write to temporary folders, and use as many threads as the notebooks do."""
 
 import os
+from collections.abc import Iterator
 
+import jaxtyping
 import pytest
 import torch
 
@@ -23,3 +25,11 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
 def same_draws() -> None:
     """Give every test the same draws, whichever tests ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Let the library's own refusals speak: the test-time type checker otherwise comes before them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -393,6 +393,7 @@ def test_aligned_encoder_rows_have_cosine_one_with_their_decoder_rows_by_constru
 FAST = {"lr": 3e-3, "decay_share": 0.8}
 RECOVERS = {
     "topk": (converged(32, 3), 0.84),
+    "signed": (converged(32, 3, signed=True), 0.84),
     "relu": (converged(32, 3, architecture="relu", l1=0.05), 0.83),
     "batch_topk": (converged(32, 3, architecture="batch_topk"), 0.8),
     "jump_relu": (converged(32, 3, architecture="jump_relu", l1=0.04), 0.82),

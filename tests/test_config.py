@@ -52,6 +52,26 @@ def test_fingerprint_sees_every_field_and_the_type():
         (lambda: SAEConfig("switch", 64, 3, experts=2, balance=-1.0), ["balance is -1.0", "at least 0"]),
         (lambda: SAEConfig("route", 64, 3, layers=2, transcoder=True), ["transcoder is True", "one input layer"]),
         (lambda: SAEConfig("topk", 64, 3, aligned=True, transcoder=True), ["transcoder is True", "free encoder"]),
+        (lambda: SAEConfig(k="32"), ["k is '32'; wanted an integer, or 'auto'"]),
+        (lambda: SAEConfig(k=None), ["k is None; wanted an integer, or 'auto'"]),
+        (lambda: SAEConfig(k=2.0), ["k is 2.0; wanted an integer, or 'auto'"]),
+        (lambda: SAEConfig(k="Auto"), ["k is 'Auto'; wanted an integer, or 'auto'"]),
+        (lambda: SAEConfig(k=True), ["k is True; wanted an integer, or 'auto'"]),
+        (lambda: SAEConfig(d_sae="8"), ["d_sae is '8'; wanted an integer"]),
+        (lambda: SAEConfig(d_sae=True, k=1), ["d_sae is True; wanted an integer"]),
+        (lambda: SAEConfig(architecture=["topk"]), ["architecture is ['topk']; wanted a string"]),
+        (lambda: SAEConfig("matryoshka", 64, 3, groups=3), ["groups is 3; wanted a tuple of integers"]),
+        (lambda: SAEConfig("matryoshka", 64, 3, groups=(8.0, 64)), ["groups is (8.0, 64); wanted a tuple of integers"]),
+        (lambda: SAEConfig("relu", 64, 3, l1="x"), ["l1 is 'x'; wanted a finite number"]),
+        (lambda: SAEConfig("relu", 64, 3, l1=float("nan")), ["l1 is nan; wanted a finite number"]),
+        (lambda: SAEConfig(signed=1), ["signed is 1; wanted True or False"]),
+        (lambda: TrainConfig(SAEConfig(), lr=0.0), ["lr is 0.0", "above 0"]),
+        (lambda: TrainConfig(SAEConfig(), lr=float("nan")), ["lr is nan; wanted a finite number"]),
+        (lambda: TrainConfig(SAEConfig(), auxk=-0.1), ["auxk is -0.1", "at least 0"]),
+        (lambda: TrainConfig(SAEConfig(), clip_norm=-1.0), ["clip_norm is -1.0"]),
+        (lambda: TrainConfig(SAEConfig(), dead_after=0), ["dead_after is 0", "at least one step"]),
+        (lambda: TrainConfig(SAEConfig(), steps=10.0), ["steps is 10.0; wanted an integer"]),
+        (lambda: TrainConfig(SAEConfig(), batch_size="64"), ["batch_size is '64'; wanted an integer"]),
         (lambda: TrainConfig(SAEConfig(), k_start=0.5), ["k_start is 0.5", "at least 1"]),
         (lambda: TaskConfig(format="sneaky"), ["format is 'sneaky'", "leaked"]),
         (lambda: TaskConfig(train_fraction=1.0), ["train_fraction is 1.0"]),
@@ -61,6 +81,7 @@ def test_fingerprint_sees_every_field_and_the_type():
         (lambda: ModelConfig(decay_share=0.0), ["decay_share is 0.0"]),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_values_are_refused_by_name(make, words):
     with pytest.raises(ValueError) as error:
         make()
@@ -71,6 +92,7 @@ def test_recipes_are_the_ones_the_book_names():
     assert (published().steps, published().batch_size, published().sae.signed) == (140, 2048, True)
     assert not published().sae.decoder_bias and published().auxk == 0
     assert converged(512, 8).sae == SAEConfig(d_sae=512, k=8)
+    assert converged(512, "auto").sae.k == "auto"
 
 
 def test_log_grid_has_both_ends_and_every_doubling():

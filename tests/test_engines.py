@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from husai import engines, training
+from husai import engines, saes, training
 from husai.config import SAEConfig, TrainConfig, published
 from husai.kernels import selection
 from husai.tasks import sparse_dictionary
@@ -39,7 +39,7 @@ def test_the_fused_step_is_the_autograd_step(name):
         training.train(DATA.double(), config, [1, 2], targets=targets, engine=engine)
         for engine in ("fused", "autograd")
     )
-    for weight in ("W_enc", "b_enc", "W_dec", "b_dec"):
+    for weight in saes.WEIGHTS:
         assert torch.allclose(getattr(fused.saes, weight), getattr(plain.saes, weight), atol=1e-8, rtol=0)
     for term in ("loss", "auxk"):
         assert np.allclose(fused.log[-1][term], plain.log[-1][term])
@@ -99,7 +99,23 @@ def test_any_number_of_seeds_and_any_stretch_gives_the_same_bytes(seeds, monkeyp
     assert torch.equal(training.train(DATA, TOPK, range(seeds)).saes.W_dec, whole[:seeds])
 
 
-def test_the_fused_step_stops_at_a_loss_that_is_not_finite():
-    config = replace(TOPK, lr=1e30, clip_norm=0.0)
-    with pytest.raises(ValueError, match=r"loss of seed 5 .* step \d+ \(lr 1e\+30"):
-        training.train(DATA, config, [5], engine="fused")
+@pytest.mark.parametrize("name", ["batch_topk", "matryoshka", "hierarchical_topk"])
+def test_each_seed_of_a_fused_batch_equals_the_seed_alone(name):
+    batch = training.train(DATA.double(), CONFIGS[name], [3, 1, 2], engine="fused").saes
+    for index, seed in enumerate(batch.seeds):
+        alone = training.train(DATA.double(), CONFIGS[name], [seed], engine="fused").saes
+        for weight in saes.WEIGHTS:
+            assert torch.allclose(getattr(alone, weight)[0], getattr(batch, weight)[index], atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["topk", "auxk", "batch_topk"])
+def test_the_number_of_threads_changes_no_byte(name):
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(training.train(DATA, CONFIGS[name], [1, 2, 3], engine="fused").saes)
+    finally:
+        torch.set_num_threads(before)
+    one, two = ({**{w: getattr(many, w) for w in saes.WEIGHTS}, **many.extra} for many in found)
+    assert all(torch.equal(one[weight], two[weight]) for weight in one)

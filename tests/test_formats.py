@@ -111,11 +111,13 @@ def test_thresholds_that_differ_stay_jump_relu_whatever_they_were_trained_as(tmp
         (SAEConfig("topk", F, K, signed=True), "husai_signed_topk", "ReLU"),
         (SAEConfig("hierarchical_topk", F, K), "husai_hierarchical_topk", "every budget"),
         (SAEConfig("topk", F, K, transcoder=True), "husai_transcoder_topk", "two sites"),
+        (SAEConfig("route", F, K, layers=2), "husai_route", "no router"),
+        (SAEConfig("switch", F, K, experts=2), "husai_switch", "no router over experts"),
     ],
 )
 def test_what_sae_lens_cannot_express_is_refused_with_the_reason_and_leaves_no_file(tmp_path, config, tag, reason):
     one = sae()
-    extra = {"b_in": torch.zeros(1, D)} if config.transcoder else {}
+    extra = {name: torch.zeros(1, *shape) for name, shape in saes.extra_shapes(config, D).items()}
     odd = SAEBatch(config, one.seeds, one.W_enc, one.b_enc, one.W_dec, one.b_dec, extra)
     with pytest.raises(ValueError, match=f"{tag}.*{reason}"):
         formats.write_sae_lens(odd, tmp_path / "out")
@@ -209,6 +211,38 @@ def test_a_known_activation_scale_is_folded_into_raw_units(tmp_path, architectur
     z = one.encode(X * scale)
     assert torch.allclose(again.encode(X), z / scale, atol=1e-5)
     assert torch.allclose(again.decode(again.encode(X)), one.decode(z) / scale, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), 0.0, -2.0, "2", None])
+def test_an_activation_scale_that_is_not_finite_and_positive_is_refused(tmp_path, scale):
+    folder = sae_lens(tmp_path, sae(), normalize_activations="expected_average_only_in")
+    (folder / "activation_scaler.json").write_text(json.dumps({"scaling_factor": scale}))
+    with pytest.raises(ValueError, match=f"scaling_factor is {scale!r}; wanted a finite number above 0"):
+        formats.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"), [("k", "32"), ("k", 2.0), ("l1", "x"), ("decoder_bias", "no"), ("bandwidth", None)]
+)
+@pytest.mark.usefixtures("unchecked")
+def test_a_recorded_configuration_of_a_wrong_type_is_refused_by_name(tmp_path, entry, value):
+    folder = sae_lens(tmp_path, sae("relu"))
+    cfg = json.loads((folder / "cfg.json").read_text())
+    cfg["metadata"]["husai"][entry] = value
+    (folder / "cfg.json").write_text(json.dumps(cfg))
+    with pytest.raises(ValueError, match=f"^{entry} is {value!r}; wanted"):
+        formats.read(folder)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_widths_of_a_wrong_type_are_refused(tmp_path):
+    folder = sae_lens(tmp_path, sae("matryoshka", groups=(4, F)))
+    cfg = json.loads((folder / "cfg.json").read_text())
+    for widths in (3, [4.5, F], "4"):
+        cfg["metadata"]["training_architecture_details"]["matryoshka_widths"] = widths
+        (folder / "cfg.json").write_text(json.dumps(cfg))
+        with pytest.raises(ValueError, match="^groups is .*; wanted a tuple of integers"):
+            formats.read(folder)
 
 
 @pytest.mark.parametrize("how", ["constant_norm_rescale", "layer_norm", "covariance_whitening"])

@@ -2,7 +2,6 @@
 
 from itertools import permutations
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -56,14 +55,6 @@ def basis() -> torch.Tensor:
     """Return 400 inputs in 128 orthonormal, centred columns."""
     columns = torch.randn(400, 128, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return torch.linalg.qr(columns - columns.mean(0)).Q
-
-
-@pytest.fixture
-def unchecked():
-    """Let the library's own refusals speak: shapes are otherwise refused by the test-time type checker first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize("d_sae", [64, 256])

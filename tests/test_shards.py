@@ -48,12 +48,6 @@ def test_hash_and_moments_are_those_of_the_tensor(stored, monkeypatch):
     assert torch.equal(ours.mean, wanted.mean) and ours.spread == wanted.spread
 
 
-def test_gathered_batches_are_those_from_memory_and_each_row_is_read_once(stored):
-    order = torch.randint(N, (3, 20, 16), generator=torch.Generator().manual_seed(2))
-    x, local = stored.gather(order)
-    assert torch.equal(x[local], X[order]) and len(x) == len(order.unique())
-
-
 def test_a_mask_gives_a_view_that_reads_hashes_and_is_masked_like_the_tensor(stored):
     keep = torch.arange(N) % 3 != 1
     view, rows = stored[keep], X[keep]
@@ -86,9 +80,8 @@ def test_every_floating_point_type_comes_back_bit_by_bit(tmp_path, dtype):
 def test_rows_may_be_a_stack_of_layers(tmp_path):
     x = X.reshape(250, 4, D)
     stored = shards.write(tmp_path, x.split(33), 20)
-    order = torch.randperm(250, generator=torch.Generator().manual_seed(5)).reshape(2, 125)
-    rows, local = shards.read(tmp_path).gather(order)
-    assert torch.equal(rows[local], x[order]) and stored.shape == x.shape and stored.d_model == D
+    order = torch.randperm(250, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(shards.read(tmp_path).rows(order), x[order]) and stored.shape == x.shape
     ours, wanted = shards.moments(stored), shards.moments(x)
     assert torch.equal(ours.mean, wanted.mean) and ours.spread == wanted.spread
     assert ours.spread == pytest.approx(float((x - x.mean(0)).square().sum(-1).mean()), rel=1e-5)
@@ -135,6 +128,16 @@ def test_a_damaged_shard_is_refused_by_name(tmp_path, fault, words):
     if fault == "remove":
         path.unlink()
     with pytest.raises(ValueError, match=f"00002.safetensors is {words}"):
+        shards.read(tmp_path)
+
+
+@pytest.mark.parametrize("size", [0, -300, 300.0, "300", True])
+@pytest.mark.usefixtures("unchecked")
+def test_an_index_with_an_impossible_size_of_shards_is_refused(tmp_path, size):
+    shards.write(tmp_path, [X], 300)
+    index = json.loads((tmp_path / "index.json").read_text())
+    (tmp_path / "index.json").write_text(json.dumps({**index, "rows_per_shard": size}))
+    with pytest.raises(ValueError, match=f"rows_per_shard of .*index.json is {size!r}; wanted an integer above 0"):
         shards.read(tmp_path)
 
 

@@ -1,6 +1,5 @@
 """Block-wise cosines: the blocks must not show, in the result or in memory."""
 
-import jaxtyping
 import pytest
 import torch
 
@@ -52,17 +51,9 @@ def test_inputs_are_left_as_they_were() -> None:
 
 def test_memory_stays_bounded() -> None:
     """In MB, of [8192, 64] dictionaries; the whole matrix is the fault that the measurement must see."""
-    assert extra_memory("a @ b.T", 8192, 64) > 250
+    assert extra_memory("a @ b.T", 8192, 64) > 200
     assert extra_memory("mean_max_cosine(a, b)", 8192, 64) < 30
     assert extra_memory("sparse_matching(a, b)", 8192, 64) < 100
-
-
-@pytest.fixture
-def unchecked():
-    """Let the library's own refusals speak: shapes are otherwise refused by the test-time type checker first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("unchecked")

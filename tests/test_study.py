@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import grimp
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,10 @@ from husai.tasks import sparse_dictionary
 SEEDS = (0, 1, 2, 3)
 CONFIG = replace(converged(32, 3, steps=16384), batch_size=512, lr=3e-3, decay_share=0.8)
 
+CANNOT_CHANGE_AN_SAE = {"artifacts", "evidence", "provenance", "matching"}
+"""The first three only write what was computed and say where it came from; of `metrics`, training uses quality alone,
+and `matching` serves the scores between dictionaries."""
+
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory):
@@ -23,6 +28,12 @@ def studies(tmp_path_factory):
     found = study.run({"real": (acts, CONFIG), "N4": (acts.shuffled(0), CONFIG)}, SEEDS)
     yield found
     patch.undo()
+
+
+def test_whatever_a_training_computes_with_counts_in_its_address():
+    upstream = grimp.build_graph("husai", cache_dir=None).find_upstream_modules("husai.training")
+    used = {name.removeprefix("husai.") for name in upstream} - {"husai"}
+    assert sorted(used - CANNOT_CHANGE_AN_SAE - {*study.MODULES}) == []
 
 
 def test_known_structure_beats_every_null(studies):

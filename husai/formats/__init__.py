@@ -1,9 +1,11 @@
 """SAEs in other libraries' files: sae_lens both ways, sparsify and dictionary_learning read, one short file each.
 
 A foreign layout is turned once, here, as its format declares it and never by a tensor's shape. What is read computes
-what the library computes, on raw activations: the same latents and the same reconstruction. Decoder rows therefore
-stay as stored: dividing them by their norms rescales the latents and, under TopK, changes which are selected. Only
-our own training promises unit rows (metrics normalise them). Half precision is widened to float32.
+what the stored tensors compute in the library's class, on raw activations: the same latents and reconstruction. Decoder
+rows therefore stay as stored: dividing them by their norms rescales the latents and, under TopK, changes which are
+selected. dictionary_learning's own loader does so to its `AutoEncoder` (ReLU): its latents are ours times the norms of
+their rows, its reconstruction is ours. Only our own training promises unit rows (metrics normalise them). Half
+precision is widened to float32.
 """
 
 from pathlib import Path

@@ -106,6 +106,7 @@ def batch(
     if "threshold" in tensors:
         tensors["threshold"] = tensors["threshold"].clamp(min=0)  # below 0 the ReLU decides
     declared = {"architecture": architecture, "d_sae": tensors["b_enc"].shape[-1], "k": k}
-    plain = {"groups": tuple(int(width) for width in groups), "signed": False, "transcoder": False}
+    widths = tuple(groups) if isinstance(groups, list) else groups  # JSON has no tuples
+    plain = {"groups": widths, "signed": False, "transcoder": False}
     shared = {name: tensors.pop(name) for name in WEIGHTS}
     return SAEBatch(SAEConfig(**{**(recorded or {}), **declared, **plain}), (seed,), **shared, extra=tensors)

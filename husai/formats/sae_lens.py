@@ -4,6 +4,7 @@ pre = (x - b_dec) W_enc + b_enc; `topk` keeps the k largest and then applies a R
 ReLU(pre) 1[pre > threshold], `gated` 1[x W_enc + b_gate > 0] ReLU(exp(r_mag) x W_enc + b_mag), x less b_dec.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -159,7 +160,7 @@ def _activation_scale(cfg: Mapping[str, Any], folder: Path) -> float:
         return 1.0
     path = folder / "activation_scaler.json"
     scale = json_object(path).get("scaling_factor") if path.exists() else None
-    if not isinstance(scale, int | float) or scale <= 0:
+    if not isinstance(scale, int | float) or not 0 < scale < math.inf:
         wanted = f"in activation_scaler.json, the scale that {how!r} came to in training"
-        raise ValueError(f"scaling_factor is {scale!r}; wanted, {wanted}")
+        raise ValueError(f"scaling_factor is {scale!r}; wanted a finite number above 0, {wanted}")
     return float(scale)

@@ -67,7 +67,7 @@ def test_sparsify(tmp_path, d_in, monkeypatch):
 def test_dictionary_learning(tmp_path, dictionary, k):
     randomise(dictionary)
     if isinstance(dictionary, AutoEncoder):
-        dictionary.normalize_decoder()  # as its loader does, which would otherwise rescale the latents
+        dictionary.normalize_decoder()  # as its loader does, see below
     torch.save(dictionary.state_dict(), tmp_path / "ae.pt")
     sizes = {"activation_dim": D, "dict_size": dictionary.dict_size, **({"k": k} if k else {})}
     cfg = {"trainer": {"dict_class": type(dictionary).__name__, "seed": 7, **sizes}}
@@ -76,6 +76,20 @@ def test_dictionary_learning(tmp_path, dictionary, k):
     z = real.encode(X)
     one = formats.read(tmp_path)
     assert one.seeds == (7,) and agrees(one, z, real.decode(z))
+
+
+@torch.no_grad()
+def test_rows_that_the_loader_of_dictionary_learning_normalises_stay_as_stored(tmp_path):
+    """Its latents are ours times the norms of their rows, and its reconstruction is ours."""
+    stored = randomise(AutoEncoder(D, F))
+    torch.save(stored.state_dict(), tmp_path / "ae.pt")
+    cfg = {"trainer": {"dict_class": "AutoEncoder", "activation_dim": D, "dict_size": F}}
+    (tmp_path / "config.json").write_text(json.dumps(cfg))
+    real, _ = load_dictionary(str(tmp_path), "cpu")
+    one, norms = formats.read(tmp_path), stored.decoder.weight.norm(dim=0)
+    assert (norms - 1).abs().max() > 0.1 and agrees(one, stored.encode(X), stored(X))
+    assert torch.allclose(one.encode(X)[0] * norms, real.encode(X), atol=1e-4)
+    assert torch.allclose(one.decode(one.encode(X))[0], real(X), atol=1e-4)
 
 
 @pytest.mark.parametrize(("trainer", "kind"), [(TopKTrainer, AutoEncoderTopK), (BatchTopKTrainer, BatchTopKSAE)])
