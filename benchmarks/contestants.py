@@ -5,7 +5,8 @@ import io
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import torch
@@ -80,7 +81,7 @@ def loop(step: Callable[[Tensor], object]) -> Callable[[Clock], None]:
 
 def ours(setting: Setting, steps: int, seeds: int = 1, engine: str = "auto") -> float:
     """`training.train`, seeds as one batch: everything that it does, from the initialisation to the folded SAEs."""
-    config = converged(setting.d_sae, setting.k, steps=steps)
+    config = replace(converged(setting.d_sae, setting.k, steps=steps), batch_size=setting.batch)
     started = perf_counter()
     training.train(setting.x, config, range(seeds), keep=[], engine=engine)
     return (perf_counter() - started) / steps / seeds
@@ -94,6 +95,22 @@ def encoder_product(setting: Setting, steps: int) -> float:
     for _ in range(steps):
         torch.mm(x, encoder.T, out=out)
     return (perf_counter() - started) / steps
+
+
+def encoder_products(setting: Setting, steps: int) -> float:
+    """The same with a product of its own on every thread, as seeds are trained here: the harder bound."""
+    threads = torch.get_num_threads()
+
+    def work(_: int) -> None:
+        torch.set_num_threads(1)
+        encoder_product(setting, steps)
+
+    started = perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(threads)))
+    seconds = perf_counter() - started
+    torch.set_num_threads(threads)
+    return seconds / steps / threads
 
 
 def plain_torch(setting: Setting, steps: int) -> float:
@@ -177,7 +194,8 @@ CONTESTANTS: dict[str, Callable[[Setting, int], float]] = {
     "SAELens (SAETrainer)": sae_lens,
     "SAELens (MultiSAETrainer, 4 SAEs)": lambda setting, steps: sae_lens(setting, steps, seeds=4),
     "plain torch loop": plain_torch,
-    "encoder product alone": encoder_product,
+    "encoder product, all threads on one": encoder_product,
+    "encoder product, a seed a thread": encoder_products,
 }
 """Seconds a SAE-step of everyone."""
 SAES = {name: 8 if "8 seeds" in name else 4 if "4 SAEs" in name else 1 for name in CONTESTANTS}

@@ -7,8 +7,17 @@ import pytest
 import torch
 
 from benchmarks import contestants, metrics, speed
-from benchmarks.contestants import WARM_UP, Clock, Setting, encoder_product, loop, ours, plain_torch
-from husai import plots
+from benchmarks.contestants import (
+    WARM_UP,
+    Clock,
+    Setting,
+    encoder_product,
+    encoder_products,
+    loop,
+    ours,
+    plain_torch,
+)
+from husai import plots, training
 
 
 def small() -> Setting:
@@ -29,9 +38,14 @@ def test_a_clock_hands_out_every_row_once_an_epoch_and_counts_only_what_follows_
     assert Clock(setting, 10).time(loop(slow)) == 3 and seen == [64] * (10 + WARM_UP)
 
 
-def test_our_rows_of_the_table_are_measured():
-    for run in (ours, plain_torch, encoder_product):
+def test_our_rows_of_the_table_are_measured(monkeypatch):
+    for run in (ours, plain_torch, encoder_product, encoder_products):
         assert run(small(), 3) > 0
+    seen = []
+    monkeypatch.setattr(training, "train", lambda x, config, seeds, **options: seen.append((config, list(seeds))))
+    ours(small(), 3, seeds=2)
+    [(config, seeds)] = seen
+    assert (config.batch_size, config.sae.d_sae, config.sae.k, config.steps, seeds) == (64, 32, 4, 3, [0, 1])
 
 
 def test_spread_is_median_and_range():
