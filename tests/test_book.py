@@ -267,7 +267,7 @@ def test_pages_name_sources_by_what_they_are() -> None:
 
 def reference() -> dict[str, dict]:
     """Return the committed results of the reference run, by notebook."""
-    paths = [p for p in (ROOT / "book" / "reference").glob("*.json") if ".provenance" not in p.name]
+    paths = [p for p in (ROOT / "book" / "reference").glob("[0-9][0-9]_*.json") if ".provenance" not in p.name]
     return {path.stem: json.loads(path.read_text()) for path in sorted(paths)}
 
 
