@@ -1,20 +1,13 @@
 """How fast and in how much memory two large dictionaries are compared."""
 
-import subprocess
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from time import perf_counter
-
-import numpy as np
 import torch
 
+from benchmarks.timing import interleaved, peak_memory, spread
 from husai import similarity
 from husai.matching import assignment_gap, exact_matching, sparse_matching
 from husai.metrics import mean_max_cosine
 from husai.nulls import isotropic
 
-ROOT = Path(__file__).parents[1]
 SIZES = {  # d_model, the sizes of the many-to-one score, of both matchings, and of the sparse one alone
     "full": (512, (1024, 2048, 4096, 8192, 16384), (1024, 2048, 4096), (16384,)),
     "smoke": (32, (64,), (96,), (128,)),
@@ -30,8 +23,8 @@ def rows(scale: str = "full", repeats: int = 5) -> list[dict]:
     table = []
 
     def add(what: str, n: int, values: list[float], unit: str) -> None:
-        low, median, high = (float(np.quantile(values, q)) for q in (0, 0.5, 1))
-        measured = {"median": median, "low": low, "high": high, "unit": unit}
+        found = spread(values, unit)
+        measured = {"median": found.value, "low": found.low, "high": found.high, "unit": unit}
         table.append({"what": what, "n": n, "d_model": d_model, **measured})
 
     for n in scored:
@@ -73,28 +66,6 @@ def products(a: torch.Tensor, b: torch.Tensor) -> None:
             similarity.cosine_block(some, others, True, buffer)
 
 
-def interleaved(calls: list[Callable[[], object]], repeats: int) -> list[list[float]]:
-    """Return the seconds of each call, run in turns, so that a busy moment of the machine meets all of them."""
-    seconds: list[list[float]] = [[] for _ in calls]
-    for _ in range(repeats):
-        for call, times in zip(calls, seconds, strict=True):
-            start = perf_counter()
-            call()
-            times.append(perf_counter() - start)
-    return seconds
-
-
-MEASURE = """
-def memory(field):
-    lines = open("/proc/self/status").read().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
-
-{prepare}
-open("/proc/self/clear_refs", "w").write("5")  # forget the peak so far
-before = memory("VmRSS")
-{call}
-print(memory("VmHWM") - before)
-"""
 PREPARE = """
 import torch
 from husai.matching import exact_matching, sparse_matching
@@ -110,9 +81,3 @@ a, b = torch.randn(2, {n}, {d_model}, generator=draw)
 def extra_memory(call: str, n: int, d_model: int) -> float:
     """Return by how many MB a call on two [n, d_model] dictionaries a and b raises its process's peak (Linux)."""
     return peak_memory(PREPARE.format(call=call, n=n, d_model=d_model), call)
-
-
-def peak_memory(prepare: str, call: str) -> float:
-    """Return by how many MB `call` raises the peak of a process that has run `prepare` (Linux)."""
-    run = [sys.executable, "-c", MEASURE.format(prepare=prepare, call=call)]
-    return float(subprocess.run(run, cwd=ROOT, check=True, capture_output=True).stdout.split()[-1])

@@ -1,6 +1,5 @@
 """Which part of the fused step takes how long, on one thread: 128 / 1024 / 32, batch 256."""
 
-from collections.abc import Callable
 from time import thread_time
 
 import numba
@@ -8,21 +7,11 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
+from benchmarks.timing import interleaved
 from husai.kernels import Recipe, step
 from husai.kernels.selection import collect, threshold
 
 BATCH, D_MODEL, D_SAE, K = 256, 128, 1024, 32
-
-
-def milliseconds(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Return the CPU milliseconds of each call, in turns."""
-    found: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats + 1):
-        for name, call in calls.items():
-            started = thread_time()
-            call()
-            found[name].append(1e3 * (thread_time() - started))
-    return {name: values[1:] for name, values in found.items()}
 
 
 @numba.njit(nogil=True)
@@ -76,15 +65,14 @@ def parts(repeats: int) -> dict[str, list[float]]:
     with threadpool_limits(1, user_api="blas"):
         product(scratch.rows, encoder, scratch.pre)
         entries = forward()
-        return milliseconds(
-            {
-                "encoder product": lambda: product(scratch.rows, encoder, scratch.pre),
-                "selection": lambda: select(scratch.pre, nothing, scratch.chosen),
-                "selection, decoding and errors": forward,
-                "sorting by latent": lambda: step._sort_by_latent(entries, scratch),
-                "gradients": lambda: step._backward(encoder, decoder, recipe, scratch),
-                "Adam": adam,
-                "a whole step": whole,
-            },
-            repeats,
-        )
+        calls = {
+            "encoder product": lambda: product(scratch.rows, encoder, scratch.pre),
+            "selection": lambda: select(scratch.pre, nothing, scratch.chosen),
+            "selection, decoding and errors": forward,
+            "sorting by latent": lambda: step._sort_by_latent(entries, scratch),
+            "gradients": lambda: step._backward(encoder, decoder, recipe, scratch),
+            "Adam": adam,
+            "a whole step": whole,
+        }
+        seconds = interleaved(list(calls.values()), repeats + 1, thread_time)  # the first turn compiles
+    return {name: [1e3 * value for value in times[1:]] for name, times in zip(calls, seconds, strict=True)}

@@ -7,7 +7,8 @@ import importlib.metadata
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -18,12 +19,12 @@ import torch
 from benchmarks import metrics
 from benchmarks.contestants import CONTESTANTS, SAES, Setting, encoder_products, ours
 from benchmarks.parts import parts
+from benchmarks.timing import ROOT, peak_memory, spread
 from husai import grokking
 from husai.config import ModelConfig, TaskConfig
 from husai.evidence import Estimate, write_json
 from husai.provenance import manifest
 
-ROOT = Path(__file__).parents[1]
 OURS, BOUND = "husai, 8 seeds at once", "encoder product, a seed a thread"
 PEERS = {"sparsify": "eai-sparsify", "dictionary_learning": "dictionary-learning", "SAELens": "sae-lens"}
 STEPS = {"full": 256, "smoke": 8}
@@ -39,12 +40,6 @@ GROWTH = {  # what is varied around 128 / 1024 / 32, batch 256, 4 seeds
 def activations(n: int = 12_769, d_model: int = 128) -> torch.Tensor:
     """Return the data that everyone trains on: normal noise, which costs what any activations of that size cost."""
     return torch.randn(n, d_model, generator=torch.Generator().manual_seed(0))
-
-
-def spread(values: Sequence[float], unit: str = "") -> Estimate:
-    """Return median and range of interleaved repeats."""
-    low, median, high = (float(np.quantile(values, q)) for q in (0, 0.5, 1))
-    return Estimate(median, low, high, len(values), unit, f"median and range of {len(values)} interleaved runs")
 
 
 def peers(scale: str) -> dict[str, dict[str, Any]]:
@@ -93,7 +88,7 @@ setting = Setting(x)
 
 def memory(name: str, call: str, saes: int) -> float:
     """Return the MB a SAE by which training `saes` of them raises the peak of its process."""
-    return metrics.peak_memory(PREPARE.format(name=name), call) / saes
+    return peak_memory(PREPARE.format(name=name), call) / saes
 
 
 def grokking_time(steps: int) -> dict[str, Any]:
@@ -111,7 +106,7 @@ def grokking_time(steps: int) -> dict[str, Any]:
 def plain(value: Any) -> Any:
     """Return estimates as mappings, as results files have them."""
     if isinstance(value, Estimate):
-        return {name: getattr(value, name) for name in value.__dataclass_fields__}
+        return asdict(value)
     return {key: plain(entry) for key, entry in value.items()} if isinstance(value, Mapping) else value
 
 

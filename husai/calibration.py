@@ -65,11 +65,10 @@ def calibrate(
 
 
 def _measured(sae: SAEBatch, x: Tensor, mean: Tensor) -> dict[str, float]:
-    row, noise, signal = sae.quality(x, mean)[0], 0.0, 0.0
-    for part in x.split(AT_ONCE):
-        z = sae.encode(part)
-        noise += (part - sae.decode(z)[0]).square().sum().item() / x.numel()
-        signal += z.square().sum().item() / max(row["l0"] * len(x), 1e-30)
+    row = sae.quality(x, mean)[0]
+    noise = row["fvu"] * (x - mean).square().mean().item()
+    energy = sum(sae.encode(part).square().sum().item() for part in x.split(AT_ONCE))
+    signal = energy / max(row["l0"] * len(x), 1e-30)
     bits = description_length(row["l0"], row["fvu"], signal / max(noise, 1e-30), *sae.W_dec.shape[1:])
     cosine = decoder_cosine(sae.W_dec[0])
     return {"description_length": bits, "fvu": row["fvu"], "l0": row["l0"], "decoder_cosine": cosine}

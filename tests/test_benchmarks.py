@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import contestants, metrics, speed
+from benchmarks import contestants, metrics, speed, timing
 from benchmarks.contestants import (
     WARM_UP,
     Clock,
@@ -49,12 +49,12 @@ def test_our_rows_of_the_table_are_measured(monkeypatch):
 
 
 def test_spread_is_median_and_range():
-    estimate = speed.spread([3.0, 1.0, 10.0], "ms")
+    estimate = timing.spread([3.0, 1.0, 10.0], "ms")
     assert (estimate.value, estimate.low, estimate.high, estimate.n) == (3.0, 1.0, 10.0, 3)
 
 
 def test_peak_memory_sees_what_a_call_allocates_and_frees():
-    megabytes = metrics.peak_memory("import numpy as np", "np.ones(8_000_000)")
+    megabytes = timing.peak_memory("import numpy as np", "np.ones(8_000_000)")
     assert 55 < megabytes < 80
 
 
@@ -75,7 +75,7 @@ def test_growth_is_drawn_beside_the_bound():
 
 
 def test_committed_measurements_are_of_the_full_scale_and_complete():
-    found = json.loads((speed.ROOT / "book" / "reference" / "speed.json").read_text())
+    found = json.loads((timing.ROOT / "book" / "reference" / "speed.json").read_text())
     assert found["profile"] == "full" and set(found["peers"]) == set(speed.CONTESTANTS)
     assert {what: tuple(rows["size"]) for what, rows in found["growth"].items()} == speed.GROWTH
     assert found["provenance"]["dirty"] is False
@@ -83,4 +83,4 @@ def test_committed_measurements_are_of_the_full_scale_and_complete():
 
 @pytest.mark.parametrize("name", ["sparsify", "dictionary_learning", "sae_lens"])
 def test_the_library_never_imports_its_peers(name):
-    assert not [path for path in (speed.ROOT / "husai").rglob("*.py") if f"import {name}" in path.read_text()]
+    assert not [path for path in (timing.ROOT / "husai").rglob("*.py") if f"import {name}" in path.read_text()]
