@@ -199,12 +199,14 @@ def substrate(
     """Return the book's models of one task format, trained or loaded, after their last step.
 
     "clean" groks modular addition (70 % of the pairs, weight decay 1, `steps` steps at a rate of 5e-3 / n_layers,
-    because deeper models at the full rate break down again and again). "leaked" has the sources' format: the answer is
-    in the input, 90 % of the pairs, weight decay .01, and 60 steps suffice to copy it.
+    because deeper models at the full rate break down again and again), in bfloat16 where the processor multiplies it.
+    "leaked" has the sources' format: the answer is in the input, 90 % of the pairs, weight decay .01, and 60 steps
+    suffice to copy it.
     """
     leaked = format == "leaked"
     task = TaskConfig(p, format, train_fraction=0.9 if leaked else 0.7)
-    config = ModelConfig(n_layers, steps=steps, lr=5e-3 / n_layers)
+    native = bool(torch.cpu.get_capabilities().get("amx_bf16"))  # emulated, bfloat16 is a hundred times slower
+    config = ModelConfig(n_layers, steps=steps, lr=5e-3 / n_layers, bf16=native)
     if leaked:
         config = replace(config, steps=min(60, steps), lr=1e-3, weight_decay=0.01)
     return load(trained(task, config, seeds), task, config, "final")

@@ -46,3 +46,23 @@ def test_saved_figures_are_the_same_bytes_twice(tmp_path, monkeypatch):
         plots.save(plots.curves({"line": ([1, 2], [3, 4])}, "x", "y"), "99_test")
         texts.append((tmp_path / "figures" / "99_test.svg").read_bytes())
     assert texts[0] == texts[1] and b"<svg" in texts[0]
+
+
+def test_scatter_puts_every_point_at_its_estimates_with_both_intervals():
+    points = list(zip(estimates(1.0, 2.0), estimates(0.5, 0.7), strict=True))
+    (axis,) = plots.scatter({"one": points}, "L0", "score", lines={"N0": 0.2}, labels={"one": ["a", "b"]}).axes
+    line = axis.lines[0]
+    assert list(line.get_xdata()) == [1.0, 2.0] and list(line.get_ydata()) == [0.5, 0.7]
+    across, up = (bars.get_segments()[0] for bars in axis.collections[:2])
+    assert across[:, 0].tolist() == pytest.approx([0.9, 1.1]) and up[:, 1].tolist() == pytest.approx([0.4, 0.6])
+    assert [text.get_text() for text in axis.texts] == ["a", "b"]
+
+
+def test_pairs_shows_every_pair_once_and_a_null_only_where_it_is_given():
+    matrix = [[1, 0.1, 0.2], [0.1, 1, 0.3], [0.2, 0.3, 1]]
+    rows = {"first": (matrix, *estimates(0.2)), "second": (matrix, *estimates(0.2))}
+    (axis,) = plots.pairs({"panel": rows}, "score", {"N0": {"second": estimates(0.05)[0]}}).axes
+    assert sorted(axis.lines[0].get_ydata()) == [0.1, 0.2, 0.3]
+    levels = [line for line in axis.lines if line.get_label() == "N0"]
+    assert [level.get_ydata().tolist() for level in levels] == [[0.05, 0.05]]
+    assert 1 - 0.5 < levels[0].get_xdata()[0] < 1

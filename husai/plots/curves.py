@@ -1,34 +1,14 @@
-"""Figures: each function takes records, computes nothing, and returns a matplotlib Figure."""
+"""Lines: something against steps, width, order or size."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from husai.evidence import Estimate, output_directory
-
-COLOURS = sns.color_palette("colorblind")
-STYLE = {
-    "figure.dpi": 110, "savefig.bbox": "tight", "svg.hashsalt": "husai", "svg.fonttype": "path", "font.size": 10.5,
-    "axes.titlesize": 10.5, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "grid.alpha": 0.25, "figure.constrained_layout.use": True,
-}  # fmt: skip
-matplotlib.rcParams.update(STYLE)  # type: ignore[arg-type]
-
-
-def save(figure: Figure, name: str) -> Figure:
-    """Write the figure as `figures/<name>.svg` in the output directory and return it."""
-    folder = Path(output_directory()) / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-    plt.close(figure)
-    return figure
+from husai.evidence import Estimate
+from husai.plots.style import COLOURS, band
 
 
 def grokking(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
@@ -46,19 +26,6 @@ def grokking(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         axis.set(title=name, xlabel="optimiser step", ylim=(-0.02, 1.03))
     axes[0, 0].set_ylabel("accuracy")
     axes[0, -1].legend(loc="lower right")
-    return figure
-
-
-def frequency_spectrum(power: Mapping[str, Any], highlight: int = 10) -> Figure:
-    """Draw each frequency's share of the embedding's squared norm, one panel a model; the strongest are coloured."""
-    figure, axes = plt.subplots(1, len(power), figsize=(3.2 * len(power), 2.5), squeeze=False, sharey=True)
-    for axis, (name, shares) in zip(axes[0], power.items(), strict=True):
-        shares = np.asarray(shares)
-        strong = np.argsort(shares)[::-1][:highlight]
-        colours = [COLOURS[3] if k in strong else COLOURS[7] for k in range(len(shares))]
-        axis.bar(np.arange(1, len(shares) + 1), shares, color=colours, width=0.9)
-        axis.set(title=name, xlabel="frequency")
-    axes[0, 0].set_ylabel("share of squared norm")
     return figure
 
 
@@ -95,48 +62,6 @@ def trajectories(
     return figure
 
 
-def band(axis: Axes, x: Any, estimates: Sequence[Estimate], colour: Any, label: str) -> None:
-    """Draw estimates as a line with their intervals as a band."""
-    axis.plot(x, [e.value for e in estimates], color=colour, lw=1.6, marker="o", ms=3, label=label)
-    axis.fill_between(
-        x, [e.low for e in estimates], [e.high for e in estimates], color=colour, alpha=0.2, lw=0
-    )
-
-
-def forest(
-    groups: Mapping[str, Mapping[str, Estimate]],
-    xlabel: str,
-    zero: float | None = None,
-    margin: float | None = None,
-) -> Figure:
-    """Draw estimates with intervals, one row each, groups below one another; a line at `zero`, a band of +-margin."""
-    heights = [len(rows) for rows in groups.values()]
-    figure, axes = plt.subplots(
-        len(groups),
-        1,
-        figsize=(5.6, 0.24 * sum(heights) + 0.55 * len(groups) + 0.5),
-        squeeze=False,
-        sharex=True,
-        height_ratios=heights,
-    )
-    for axis, (name, rows) in zip(axes[:, 0], groups.items(), strict=True):
-        for index, estimate in enumerate(rows.values()):
-            error = [[estimate.value - estimate.low], [estimate.high - estimate.value]]
-            axis.errorbar(
-                estimate.value, index, xerr=error, fmt="o", color=COLOURS[0], ms=4.5, capsize=2.5, lw=1.4
-            )
-        if zero is not None:
-            axis.axvline(zero, color="0.35", lw=1)
-        if margin is not None:
-            axis.axvspan(-margin, margin, color=COLOURS[2], alpha=0.15, lw=0)
-        axis.set(yticks=range(len(rows)), yticklabels=list(rows))
-        axis.set_title(name, loc="left")
-        axis.set_ylim(len(rows) - 0.5, -0.5)
-        axis.grid(axis="y", alpha=0)
-    axes[-1, 0].set_xlabel(xlabel)
-    return figure
-
-
 def curves(
     series: Mapping[str, tuple[Any, Any]],
     xlabel: str,
@@ -166,28 +91,6 @@ def spectra(groups: Mapping[str, Any], xlabel: str, ylabel: str, **scales: Any) 
         lines[0].set_label(name)
     axis.set(xlabel=xlabel, ylabel=ylabel, yscale="log", **scales)
     axis.legend(fontsize=8.5)
-    return figure
-
-
-def heatmaps(
-    grid: Mapping[str, tuple[Sequence[str], Sequence[str], Mapping[str, Any]]], label: str
-) -> Figure:
-    """Draw rows of annotated heat maps, one row a group (row names, column names, {panel: table}); NaN stays grey."""
-    tall = [len(rows) for rows, _, _ in grid.values()]
-    figure = plt.figure(figsize=(11, 0.29 * sum(tall) + 0.75 * len(grid)))
-    parts = figure.subfigures(len(grid), 1, squeeze=False, height_ratios=tall)[:, 0]
-    for part, (name, (rows, columns, panels)) in zip(parts, grid.items(), strict=True):
-        axes = part.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for axis, (title, table) in zip(axes, panels.items(), strict=True):
-            sns.heatmap(
-                np.asarray(table, dtype=float), ax=axis, annot=True, fmt=".2f", cmap="crest", vmin=0, vmax=1,
-                cbar=False,
-                xticklabels=list(columns), yticklabels=list(rows), linewidths=0.5, annot_kws={"fontsize": 7.5},
-            )  # fmt: skip
-            axis.set(title=f"{name}: {title}", facecolor="0.9")
-            axis.grid(False)
-            axis.tick_params(axis="both", rotation=0, labelsize=8.5, length=0)
-        part.colorbar(axes[0].collections[0], ax=list(axes), label=label, aspect=30, pad=0.01)
     return figure
 
 

@@ -1,0 +1,46 @@
+"""Bars and tables of values: spectra of frequencies, heat maps."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from husai.plots.style import COLOURS
+
+
+def frequency_spectrum(power: Mapping[str, Any], highlight: int = 10) -> Figure:
+    """Draw each frequency's share of the embedding's squared norm, one panel a model; the strongest are coloured."""
+    figure, axes = plt.subplots(1, len(power), figsize=(3.2 * len(power), 2.5), squeeze=False, sharey=True)
+    for axis, (name, shares) in zip(axes[0], power.items(), strict=True):
+        shares = np.asarray(shares)
+        strong = np.argsort(shares)[::-1][:highlight]
+        colours = [COLOURS[3] if k in strong else COLOURS[7] for k in range(len(shares))]
+        axis.bar(np.arange(1, len(shares) + 1), shares, color=colours, width=0.9)
+        axis.set(title=name, xlabel="frequency")
+    axes[0, 0].set_ylabel("share of squared norm")
+    return figure
+
+
+def heatmaps(
+    grid: Mapping[str, tuple[Sequence[str], Sequence[str], Mapping[str, Any]]], label: str
+) -> Figure:
+    """Draw rows of annotated heat maps, one row a group (row names, column names, {panel: table}); NaN stays grey."""
+    tall = [len(rows) for rows, _, _ in grid.values()]
+    figure = plt.figure(figsize=(11, 0.29 * sum(tall) + 0.75 * len(grid)))
+    parts = figure.subfigures(len(grid), 1, squeeze=False, height_ratios=tall)[:, 0]
+    for part, (name, (rows, columns, panels)) in zip(parts, grid.items(), strict=True):
+        axes = part.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axis, (title, table) in zip(axes, panels.items(), strict=True):
+            sns.heatmap(
+                np.asarray(table, dtype=float), ax=axis, annot=True, fmt=".2f", cmap="crest", vmin=0, vmax=1,
+                cbar=False,
+                xticklabels=list(columns), yticklabels=list(rows), linewidths=0.5, annot_kws={"fontsize": 7.5},
+            )  # fmt: skip
+            axis.set(title=f"{name}: {title}", facecolor="0.9")
+            axis.grid(False)
+            axis.tick_params(axis="both", rotation=0, labelsize=8.5, length=0)
+        part.colorbar(axes[0].collections[0], ax=list(axes), label=label, aspect=30, pad=0.01)
+    return figure

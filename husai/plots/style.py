@@ -1,0 +1,38 @@
+"""How every figure looks, and where it is written."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from husai.evidence import Estimate, output_directory
+
+COLOURS = sns.color_palette("colorblind")
+STYLE = {
+    "figure.dpi": 110, "savefig.bbox": "tight", "svg.hashsalt": "husai", "svg.fonttype": "path", "font.size": 10.5,
+    "axes.titlesize": 10.5, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.alpha": 0.25, "figure.constrained_layout.use": True,
+}  # fmt: skip
+matplotlib.rcParams.update(STYLE)  # type: ignore[arg-type]
+
+
+def save(figure: Figure, name: str) -> Figure:
+    """Write the figure as `figures/<name>.svg` in the output directory and return it."""
+    folder = Path(output_directory()) / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+    plt.close(figure)
+    return figure
+
+
+def band(axis: Axes, x: Any, estimates: Sequence[Estimate], colour: Any, label: str) -> None:
+    """Draw estimates as a line with their intervals as a band."""
+    axis.plot(x, [e.value for e in estimates], color=colour, lw=1.6, marker="o", ms=3, label=label)
+    axis.fill_between(
+        x, [e.low for e in estimates], [e.high for e in estimates], color=colour, alpha=0.2, lw=0
+    )
