@@ -96,20 +96,24 @@ def spectra(groups: Mapping[str, Any], xlabel: str, ylabel: str, **scales: Any) 
 
 def interval_panels(
     panels: Mapping[str, tuple[str, Mapping[str, tuple[Any, Sequence[Estimate]]]]], ylabel: str,
-    lines: Mapping[str, float] | None = None, **scales: Any,
+    lines: Mapping[str, float] | None = None, stacked: bool = False, **scales: Any,
 ) -> Figure:  # fmt: skip
-    """Draw estimates with interval bands against x, one panel a group (x label, {line: (x, estimates)})."""
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(4.4 * len(panels) + 0.4, 3.3), squeeze=False, sharey=True
-    )
-    for axis, (title, (xlabel, series)) in zip(axes[0], panels.items(), strict=True):
+    """Draw estimates with interval bands against x, one panel a group (x label, {line: (x, estimates)}).
+
+    `stacked` puts the panels below one another instead of side by side.
+    """
+    shape = (len(panels), 1) if stacked else (1, len(panels))
+    size = 4.4 * shape[1] + (1.0 if stacked else 0.4), 3.3 * shape[0]
+    figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharey=True)
+    for axis, (title, (xlabel, series)) in zip(axes.flat, panels.items(), strict=True):
         for index, (name, (x, estimates)) in enumerate(series.items()):
             band(axis, x, estimates, COLOURS[index % len(COLOURS)], name)
         for style, (label, level) in zip((":", "--", "-."), (lines or {}).items(), strict=False):
             axis.axhline(level, color="0.35", ls=style, lw=1.2, label=label)
         axis.set(title=title, xlabel=xlabel, **scales)
         axis.legend(fontsize=8.5)
-    axes[0, 0].set_ylabel(ylabel)
+    for axis in axes[:, 0]:
+        axis.set_ylabel(ylabel)
     return figure
 
 
