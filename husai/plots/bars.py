@@ -5,9 +5,9 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from seaborn.utils import relative_luminance
 
 from husai.plots.style import COLOURS
 
@@ -43,11 +43,14 @@ def heatmaps(
     for part, (name, (rows, columns, panels)) in zip(parts, grid.items(), strict=True):
         axes = part.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axis, (title, table) in zip(axes, panels.items(), strict=True):
-            sns.heatmap(
-                np.asarray(table, dtype=float), ax=axis, annot=True, fmt=".2f", cmap="crest", vmin=0, vmax=1,
-                cbar=False,
-                xticklabels=list(columns), yticklabels=list(rows), linewidths=0.5, annot_kws={"fontsize": 7.5},
-            )  # fmt: skip
+            values = np.ma.masked_invalid(np.asarray(table, dtype=float))
+            mesh = axis.pcolormesh(values, cmap="crest", vmin=0, vmax=1, edgecolors="w", linewidth=0.5)
+            for (y, x), value in np.ma.ndenumerate(values):
+                ink = ".15" if relative_luminance(mesh.to_rgba(value)) > 0.408 else "w"
+                axis.text(x + 0.5, y + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=7.5, color=ink)
+            axis.set_xticks(np.arange(len(columns)) + 0.5, list(columns))
+            axis.set_yticks(np.arange(len(rows)) + 0.5, list(rows))
+            axis.set_ylim(len(rows), 0)
             axis.set(title=f"{name}: {title}", facecolor="0.9")
             for y, x in np.argwhere(np.asarray((framed or {}).get(name, {}).get(title, np.zeros((0, 0))))):
                 axis.add_patch(Rectangle((x, y), 1, 1, fill=False, ec=COLOURS[3], lw=2.2, clip_on=False))
