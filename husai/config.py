@@ -260,6 +260,15 @@ def converged(d_sae: int = 1024, k: int | Literal["auto"] = 32, steps: int = 409
     return TrainConfig(SAEConfig(d_sae=d_sae, k=k, **sae), "converged", steps=steps)
 
 
+def steps_for(config: TrainConfig, updates: float) -> int:
+    """Return the fewest steps at which a latent has had this many updates on average, steps * batch * k / d_sae.
+
+    ValueError: k is "auto", or updates not above 0.
+    """
+    require(updates > 0, "updates", updates, "a number of updates a latent above 0")
+    return math.ceil(updates * config.sae.d_sae / (config.batch_size * config.sae.active))
+
+
 def log_grid(steps: int, first: int = 8) -> list[int]:
     """Return 0, the powers of two from `first` up, and `steps`: where checkpoints are kept."""
     grid = {0, steps}
