@@ -23,13 +23,25 @@ class Comparison:
     score: Estimate
     null_score: Estimate
     gap: Estimate
-    kappas: np.ndarray = field(repr=False, compare=False)
-    """(score - null) / (1 - null) of every pair [models, seeds, seeds], taken as the gap is: it compares conditions."""
+    matched: np.ndarray = field(repr=False, compare=False)
+    """Score of every pair of seeds as it enters the gap [models, seeds, seeds]."""
+    other: np.ndarray = field(repr=False, compare=False)
+    """The null's score of every pair of seeds [models, seeds, seeds]."""
+
+    @property
+    def kappas(self) -> np.ndarray:
+        """(score - null) / (1 - null) of every pair: `summarise` of a difference compares two conditions."""
+        return (self.matched - self.other) / (1 - self.other + np.eye(len(self.other[0])))  # 0 on the diagonal
 
     @property
     def kappa(self) -> Estimate:
         """The chance-corrected score: 0 at the null, 1 for the same dictionaries."""
         return summarise(self.kappas)
+
+    @property
+    def ratio(self) -> Estimate:
+        """The sources' statistic, score / null; it cannot exceed 1 / null."""
+        return summarise(self.matched / self.other)
 
     def table(self) -> dict[str, str]:
         """Return the comparison as text, one row of a table."""
@@ -83,8 +95,7 @@ def compare(
         matched = np.stack([study.matrix(metric, study.commonest(counts)) for study, _, counts in pairs])
         other = np.stack([trained.matrix(metric, trained.commonest(counts)) for _, trained, counts in pairs])
     label = name or (null if isinstance(null, str) else "trained null")
-    kappas = (matched - other) / (1 - other + np.eye(len(other[0])))  # 0 on the diagonal
-    return Comparison(metric, label, *map(summarise, (real, other, matched - other)), kappas)
+    return Comparison(metric, label, *map(summarise, (real, other, matched - other)), matched, other)
 
 
 def _shared_counts(study: Study, trained: Study) -> list[int]:

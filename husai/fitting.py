@@ -1,6 +1,5 @@
 """Curves that predict a score from a size, and how well they do on groups that they were not fitted to."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,16 +32,28 @@ def power_law(ratio: ArrayLike, score: ArrayLike) -> PowerLaw:
     ValueError: fewer than 3 different ratios, a ratio not above 0, not finite, unequal lengths.
     """
     x, y = np.asarray(ratio, float), np.asarray(score, float)
-    require(x.ndim == 1 and x.shape == y.shape, "score.shape", y.shape, f"the shape of ratio, {x.shape}, one dimension")
+    require(
+        x.ndim == 1 and x.shape == y.shape,
+        "score.shape",
+        y.shape,
+        f"the shape of ratio, {x.shape}, one dimension",
+    )
     require(bool(np.isfinite([x, y]).all()), "ratio, score", "NaN or Inf", "finite numbers")
     require(bool((x > 0).all()), "ratio", x.tolist(), "ratios above 0")
-    require(len(set(x.tolist())) >= 3, "ratio", x.tolist(), "at least 3 different values: three numbers are fitted")
+    require(
+        len(set(x.tolist())) >= 3,
+        "ratio",
+        x.tolist(),
+        "at least 3 different values: three numbers are fitted",
+    )
     basis = x ** -EXPONENTS[:, None]
     centred = basis - basis.mean(1, keepdims=True)
     scales = centred @ (y - y.mean()) / (centred**2).sum(1)
     errors = (((y - y.mean()) - scales[:, None] * centred) ** 2).sum(1)
     best = int(errors.argmin())
-    return PowerLaw(float(scales[best]), float(EXPONENTS[best]), float(y.mean() - scales[best] * basis[best].mean()))
+    return PowerLaw(
+        float(scales[best]), float(EXPONENTS[best]), float(y.mean() - scales[best] * basis[best].mean())
+    )
 
 
 def r_squared(score: ArrayLike, predicted: ArrayLike, reference: ArrayLike | None = None) -> float:
@@ -58,13 +69,18 @@ def r_squared(score: ArrayLike, predicted: ArrayLike, reference: ArrayLike | Non
     return float(1 - ((y - f) ** 2).sum() / total)
 
 
-def left_out(ratio: ArrayLike, score: ArrayLike, group: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def left_out(ratio: ArrayLike, score: ArrayLike, group: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Return, for every point, what the fit and what the mean of all other groups' points say.
 
     ValueError: fewer than 2 groups, unequal lengths, as `power_law`.
     """
     x, y, names = np.asarray(ratio, float), np.asarray(score, float), np.asarray(group)
-    require(x.shape == y.shape == names.shape, "group", f"{names.shape} names", f"one for each of {x.shape} points")
+    require(
+        x.shape == y.shape == names.shape,
+        "group",
+        f"{names.shape} names",
+        f"one for each of {x.shape} points",
+    )
     require(len(set(names.tolist())) >= 2, "group", sorted(set(names.tolist())), "at least 2 groups")
     predicted, constant = np.empty_like(y), np.empty_like(y)
     for name in set(names.tolist()):
@@ -74,7 +90,7 @@ def left_out(ratio: ArrayLike, score: ArrayLike, group: Sequence[str]) -> tuple[
     return predicted, constant
 
 
-def out_of_sample(ratio: ArrayLike, score: ArrayLike, group: Sequence[str]) -> Estimate:
+def out_of_sample(ratio: ArrayLike, score: ArrayLike, group: ArrayLike) -> Estimate:
     """Return R^2 on groups that were not fitted, each predicted by the fit of all others, with its interval.
 
     The interval is the delete-one-group jackknife of the whole procedure; n counts groups. ValueError: fewer than 4

@@ -145,7 +145,7 @@ class Study:
         return score_matrix(metric, self.saes.decoders(keep), *self.rates(metric, keep))
 
     def rates(self, metric: str, keep: Bool[Tensor, "seeds d_sae"]) -> list[list[Tensor]]:
-        """Return what the metric takes beside dictionaries: the kept latents' firing rates, where it weights by them."""
+        """Return what the metric takes beside dictionaries: the kept latents' firing rates, if it weights by them."""
         weighted = metric == "frequency_weighted_max_cosine"
         return [[rates[kept] for rates, kept in zip(self.firing, keep, strict=True)]] if weighted else []
 
