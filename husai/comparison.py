@@ -1,7 +1,7 @@
 """The only comparison: a cross-seed score beside what it would be by chance, and their gap with its interval."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from husai import nulls, stats
 from husai.config import require
 from husai.evidence import Estimate
 from husai.shards import in_memory
-from husai.study import Study, score_matrix
+from husai.study import GATES, Study, score_matrix
 
 
 @dataclass(frozen=True)
@@ -23,17 +23,35 @@ class Comparison:
     score: Estimate
     null_score: Estimate
     gap: Estimate
+    matched: np.ndarray = field(repr=False, compare=False)
+    """Score of every pair of seeds as it enters the gap [models, seeds, seeds]."""
+    other: np.ndarray = field(repr=False, compare=False)
+    """The null's score of every pair of seeds [models, seeds, seeds]."""
+
+    @property
+    def kappas(self) -> np.ndarray:
+        """(score - null) / (1 - null) of every pair: `summarise` of a difference compares two conditions."""
+        return (self.matched - self.other) / (1 - self.other + np.eye(len(self.other[0])))  # 0 on the diagonal
+
+    @property
+    def kappa(self) -> Estimate:
+        """The chance-corrected score: 0 at the null, 1 for the same dictionaries."""
+        return summarise(self.kappas)
+
+    @property
+    def ratio(self) -> Estimate:
+        """The sources' statistic, score / null; it cannot exceed 1 / null."""
+        return summarise(self.matched / self.other)
 
     def table(self) -> dict[str, str]:
         """Return the comparison as text, one row of a table."""
-        kappa = (self.score.value - self.null_score.value) / (1 - self.null_score.value)
         row = {
             "metric": self.metric,
             "score": str(self.score),
             "null": self.null,
             "null score": str(self.null_score),
         }
-        return {**row, "gap": str(self.gap), f"kappa_{self.null}": f"{kappa:.3f}", "scope": self.gap.method}
+        return {**row, "gap": str(self.gap), f"kappa_{self.null}": str(self.kappa), "scope": self.gap.method}
 
 
 def compare(
@@ -50,7 +68,8 @@ def compare(
     the studies of a trained null (N4, N5; `name` says which): there the gap is taken at equal alive counts, the rarest
     latents of the side that has more being dropped. With three or more models the intervals generalise over models and
     seeds (`stats.crossed`); else they hold for this model. `metric` is a dictionary metric of `husai.metrics`, or
-    "activation_matching" (trained nulls only). `latents="all"` keeps dead latents, as the sources did.
+    "activation_matching" (trained nulls only); drawn rows have the firing rates of the latents that they stand for.
+    `latents="all"` keeps dead latents, as the sources did.
     """
     require(latents in ("alive", "all"), "latents", latents, "'alive' or 'all'")
     require(
@@ -64,7 +83,10 @@ def compare(
         wanted = "a trained null: drawn dictionaries have no activations"
         require(metric != "activation_matching", "null", null, wanted)
         matched = real
-        other = np.stack([score_matrix(metric, drawn(study, null, latents)) for study in studies])
+        other = np.stack([
+            score_matrix(metric, drawn(study, null, latents), *study.rates(metric, study.mask(latents)))
+            for study in studies
+        ])  # fmt: skip
     else:
         pairs = [
             (study, trained, _shared_counts(study, trained))
@@ -73,7 +95,7 @@ def compare(
         matched = np.stack([study.matrix(metric, study.commonest(counts)) for study, _, counts in pairs])
         other = np.stack([trained.matrix(metric, trained.commonest(counts)) for _, trained, counts in pairs])
     label = name or (null if isinstance(null, str) else "trained null")
-    return Comparison(metric, label, *(summarise(values) for values in (real, other, matched - other)))
+    return Comparison(metric, label, *map(summarise, (real, other, matched - other)), matched, other)
 
 
 def _shared_counts(study: Study, trained: Study) -> list[int]:
@@ -88,6 +110,19 @@ def against_nulls(
     untrained = [] if metric == "activation_matching" else ["N0", "N2", "N3"]
     found = {null: compare(studies, null, metric) for null in untrained}
     return found | {name: compare(studies, null, metric, name=name) for name, null in trained.items()}
+
+
+def settled(studies: Sequence[Study]) -> bool:
+    """Return whether every study reconstructs and its alive latents have stopped moving, however many are dead.
+
+    That is `healthy` without the share of dead latents, and without the mean number of updates, which counts the dead.
+    """
+    gate = GATES["plateau"]
+    return all(
+        study.passes["explained variance"] and study.passes["L0 on target"]
+        and abs(study.convergence.slope) < gate["slope"] and study.convergence.init_cosine < gate["init_cosine"]
+        for study in studies
+    )  # fmt: skip
 
 
 def healthy(studies: Sequence[Study]) -> bool:

@@ -27,6 +27,7 @@ MODULES = (
     "objectives",
     "shards",
     "kernels",
+    "kernels.rows",
     "kernels.selection",
     "kernels.step",
     "engines",
@@ -139,9 +140,14 @@ class Study:
 
     def matrix(self, metric: str, keep: Bool[Tensor, "seeds d_sae"]) -> np.ndarray:
         """Return the seed-by-seed scores of the kept latents: of their decoder rows, or of their codes."""
-        return score_matrix(
-            metric, self.codes(keep) if metric == "activation_matching" else self.saes.decoders(keep)
-        )
+        if metric == "activation_matching":
+            return score_matrix(metric, self.codes(keep))
+        return score_matrix(metric, self.saes.decoders(keep), *self.rates(metric, keep))
+
+    def rates(self, metric: str, keep: Bool[Tensor, "seeds d_sae"]) -> list[list[Tensor]]:
+        """Return what the metric takes beside dictionaries: the kept latents' firing rates, if it weights by them."""
+        weighted = metric == "frequency_weighted_max_cosine"
+        return [[rates[kept] for rates, kept in zip(self.firing, keep, strict=True)]] if weighted else []
 
     def scores(self, metric: str, latents: str = "alive") -> np.ndarray:
         """Return `matrix` of the alive latents, or of all; computed once, as every null is compared with it."""
@@ -215,7 +221,7 @@ def calibration(acts: Activations, config: TrainConfig, seeds: Sequence[int]) ->
         write_json(folder / "calibration.json", chosen._asdict())  # type: ignore[union-attr]
 
     inputs = [artifacts.content_hash(acts.fit)]
-    folder = artifacts.stored("calibrations", config, build, modules=MODULES, inputs=inputs)
+    folder = artifacts.stored("calibrations", replace(config, shared=""), build, modules=MODULES, inputs=inputs)
     return Calibration(**json.loads((folder / "calibration.json").read_text()))
 
 
@@ -243,9 +249,9 @@ def _folder(data: list[Activations], config: TrainConfig, seeds: tuple[int, ...]
     return artifacts.stored("saes", [config, list(seeds), keep], build, modules=MODULES, inputs=inputs)
 
 
-def score_matrix(metric: str, dictionaries: Sequence[Tensor], **options: Any) -> np.ndarray:
+def score_matrix(metric: str, *stacks: Sequence[Tensor], **options: Any) -> np.ndarray:
     """Return the seed-by-seed matrix of a metric of `husai.metrics`, by its name."""
-    return metrics.pairwise_matrix(getattr(metrics, metric), dictionaries, **options)
+    return metrics.pairwise_matrix(getattr(metrics, metric), *stacks, **options)
 
 
 def sweep(

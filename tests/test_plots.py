@@ -66,3 +66,12 @@ def test_pairs_shows_every_pair_once_and_a_null_only_where_it_is_given():
     levels = [line for line in axis.lines if line.get_label() == "N0"]
     assert [level.get_ydata().tolist() for level in levels] == [[0.05, 0.05]]
     assert 1 - 0.5 < levels[0].get_xdata()[0] < 1
+
+
+def test_interval_panels_fill_rows_and_hide_what_is_left_over():
+    panels = {name: ("width", {"line": ([1, 2], estimates(0.1, 0.2))}) for name in ("one", "two", "three")}
+    axes = plots.interval_panels(panels, "score", columns=2).axes
+    assert [axis.get_title() for axis in axes] == ["one", "two", "three", ""]
+    assert [axis.get_visible() for axis in axes] == [True, True, True, False]
+    assert [axis.get_ylabel() for axis in axes[:3]] == ["score", "", "score"]
+    assert len(plots.interval_panels(panels, "score").axes) == 3

@@ -96,20 +96,28 @@ def spectra(groups: Mapping[str, Any], xlabel: str, ylabel: str, **scales: Any) 
 
 def interval_panels(
     panels: Mapping[str, tuple[str, Mapping[str, tuple[Any, Sequence[Estimate]]]]], ylabel: str,
-    lines: Mapping[str, float] | None = None, **scales: Any,
+    lines: Mapping[str, float] | None = None, columns: int = 0, **scales: Any,
 ) -> Figure:  # fmt: skip
-    """Draw estimates with interval bands against x, one panel a group (x label, {line: (x, estimates)})."""
+    """Draw estimates with interval bands against x, one panel a group (x label, {line: (x, estimates)}).
+
+    The panels stand side by side, or in rows of so many columns.
+    """
+    columns = columns or len(panels)
+    rows = -(-len(panels) // columns)
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(4.4 * len(panels) + 0.4, 3.3), squeeze=False, sharey=True
+        rows, columns, figsize=(4.4 * columns + 0.4, 3.3 * rows), squeeze=False, sharey=True
     )
-    for axis, (title, (xlabel, series)) in zip(axes[0], panels.items(), strict=True):
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (title, (xlabel, series)) in zip(axes.flat, panels.items(), strict=False):
         for index, (name, (x, estimates)) in enumerate(series.items()):
             band(axis, x, estimates, COLOURS[index % len(COLOURS)], name)
         for style, (label, level) in zip((":", "--", "-."), (lines or {}).items(), strict=False):
             axis.axhline(level, color="0.35", ls=style, lw=1.2, label=label)
         axis.set(title=title, xlabel=xlabel, **scales)
         axis.legend(fontsize=8.5)
-    axes[0, 0].set_ylabel(ylabel)
+    for axis in axes[:, 0]:
+        axis.set_ylabel(ylabel)
     return figure
 
 
