@@ -8,7 +8,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from benchmarks.timing import interleaved
-from husai.kernels import Recipe, step
+from husai.kernels import Recipe, rows, step
 from husai.kernels.selection import collect, threshold
 
 BATCH, D_MODEL, D_SAE, K = 256, 128, 1024, 32
@@ -39,7 +39,8 @@ def parts(repeats: int) -> dict[str, list[float]]:
     moments = tuple(np.zeros_like(w) for w in (encoder, decoder, bias, centre) for _ in range(2))
     recipe = Recipe(
         by_batch=False, signed=False, levels=np.array([D_SAE]), by_rank=False, transcoder=False, centred=True,
-        aligned=False, project=True, clip_norm=1.0, auxk=1 / 32, dead_after=256, k_aux=D_MODEL // 2,
+        aligned=False, project=True, unit=True, encodes=True, decodes=True, clip_norm=1.0, auxk=1 / 32, dead_after=256,
+        k_aux=D_MODEL // 2,
     )  # fmt: skip
     scratch = step._scratch(BATCH, 1, BATCH * (K + D_MODEL // 2), encoder, decoder, False)
     nothing, losses, silent = np.zeros(D_SAE, np.bool_), np.zeros(2), np.zeros(D_SAE, np.int64)
@@ -53,7 +54,7 @@ def parts(repeats: int) -> dict[str, list[float]]:
     def adam() -> None:
         for weight, first in ((encoder, 0), (decoder, 2)):
             flat = [array.ravel() for array in (weight, gradient, moments[first], moments[first + 1])]
-            step._adam(*flat, one, np.float32(0), one)
+            rows.adam(*flat, one, np.float32(0), one)
 
     def whole() -> None:
         step.topk_steps(

@@ -27,6 +27,16 @@ CONFIGS = {
     "matryoshka": replace(TOPK, sae=SAEConfig("matryoshka", 40, 3, groups=(5, 17, 40))),
     "matryoshka with auxk": replace(AUXK, sae=SAEConfig("matryoshka", 200, 3)),
     "hierarchical_topk": replace(TOPK, sae=SAEConfig("hierarchical_topk", 40, 5)),
+    "frozen decoder": replace(TOPK, frozen="decoder"),
+    "frozen decoder with auxk": replace(AUXK, frozen="decoder", tied_init=False),
+    "frozen encoder": replace(TOPK, frozen="encoder"),
+    "frozen encoder with auxk": replace(AUXK, frozen="encoder"),
+    "frozen encoder of a transcoder": replace(TOPK, sae=SAEConfig("topk", 40, 3, transcoder=True), frozen="encoder"),
+    "frozen decoder, batch_topk": replace(TOPK, sae=SAEConfig("batch_topk", 40, 3), frozen="decoder"),
+    "free norms": replace(TOPK, unit_decoder=False, project_gradient=False),
+    "free norms with auxk": replace(AUXK, unit_decoder=False, project_gradient=False),
+    "shared start": replace(TOPK, shared="init"),
+    "shared order": replace(TOPK, sae=SAEConfig("batch_topk", 40, 3), shared="order"),
     "budgets with auxk": replace(AUXK, sae=SAEConfig("hierarchical_topk", 200, 5, groups=(1, 3))),
 }
 

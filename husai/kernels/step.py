@@ -14,16 +14,17 @@ from collections import namedtuple
 
 import numpy as np
 
+from husai.kernels.rows import BETA1, BETA2, adam, normalise, square_norm
 from husai.kernels.selection import collect, compiled, sort_by_value, threshold
-
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 Recipe = namedtuple(
     "Recipe",
-    "by_batch signed levels by_rank transcoder centred aligned project clip_norm auxk dead_after k_aux",
+    "by_batch signed levels by_rank transcoder centred aligned project unit encodes decodes clip_norm auxk dead_after"
+    " k_aux",
 )
 """by_batch: the k * batch largest of a whole batch are kept, else k a row; levels: last latent (or, `by_rank`, last
-rank) of every nested reconstruction; centred: whether the decoder bias is trained."""
+rank) of every nested reconstruction; centred, encodes, decodes: whether the decoder bias, the encoder with its bias,
+and the decoder rows are trained; unit: whether these are renormalised."""
 
 Scratch = namedtuple(
     "Scratch",
@@ -51,14 +52,6 @@ def _decode(values, chosen, begin, end, decoder, out):
         z, row = values[chosen[i]], decoder[chosen[i]]
         for c in range(out.shape[0]):
             out[c] += z * row[c]
-
-
-@compiled
-def _square_norm(x):
-    total = x.dtype.type(0)
-    for i in range(x.shape[0]):
-        total += x[i] * x[i]
-    return total
 
 
 @compiled
@@ -96,7 +89,7 @@ def _forward(y, order, k, decoder, centre, recipe, dead, n_dead, fired, levels, 
             while end < count and (end if recipe.by_rank else s.chosen[end]) < levels[g]:
                 end += 1
             _decode(values, s.chosen, begin, end, decoder, error)
-            loss[0] += _square_norm(error) / (batch * d * levels.shape[0])
+            loss[0] += square_norm(error) / (batch * d * levels.shape[0])
             for c in range(d):
                 s.gradients[g * batch + b, c] = weight * error[c]
             entries = _add_entries(values, begin, end, b, g, s, entries)
@@ -112,7 +105,7 @@ def _forward(y, order, k, decoder, centre, recipe, dead, n_dead, fired, levels, 
             )
             count, _ = collect(values, dead, True, level_dead, ties_dead, s.chosen)
             _decode(values, s.chosen, 0, count, decoder, error)
-            loss[1] += _square_norm(error) / (batch * d)
+            loss[1] += square_norm(error) / (batch * d)
             for c in range(d):
                 s.gradients[row, c] = y.dtype.type(2.0 * recipe.auxk / (batch * d)) * error[c]
             entries = _add_entries(values, 0, count, b, levels.shape[0], s, entries)
@@ -136,7 +129,7 @@ def _sort_by_latent(entries, s):
 
 @compiled
 def _backward(encoder, decoder, recipe, s):
-    """Fill the gradients of encoder, bias and decoder, latent by latent; return their squared norm."""
+    """Fill the gradients of encoder, bias and decoder, latent by latent; return the squared norm of what is trained."""
     batch, d_in, d_out = s.rows.shape[0], encoder.shape[1], decoder.shape[1]
     square = encoder.dtype.type(0)
     for j in range(decoder.shape[0]):
@@ -169,7 +162,10 @@ def _backward(encoder, decoder, recipe, s):
                 along += g_dec[c] * d_row[c]
             for c in range(d_out):
                 g_dec[c] -= along * d_row[c]
-        square += _square_norm(g_dec) + _square_norm(g_enc) + g_bias * g_bias
+        if recipe.decodes:
+            square += square_norm(g_dec)
+        if recipe.encodes:
+            square += square_norm(g_enc) + g_bias * g_bias
     return square
 
 
@@ -184,26 +180,6 @@ def _centre_gradient(gradients, effective, g_bias, batch, transcoder, out):
         for j in range(effective.shape[0]):
             for c in range(out.shape[0]):
                 out[c] -= g_bias[j] * effective[j, c]
-
-
-@compiled
-def _adam(parameter, gradient, first, second, factor, rate, root):
-    """One Adam step on a row; rate = lr / (1 - beta1^t), root = (1 - beta2^t)^(-1/2), `factor` clips the gradient."""
-    one, epsilon = parameter.dtype.type(1), parameter.dtype.type(EPSILON)
-    b1, b2 = parameter.dtype.type(BETA1), parameter.dtype.type(BETA2)
-    for i in range(parameter.shape[0]):
-        g = gradient[i] * factor
-        m = b1 * first[i] + (one - b1) * g
-        v = b2 * second[i] + (one - b2) * g * g
-        first[i], second[i] = m, v
-        parameter[i] -= rate * m / (np.sqrt(v) * root + epsilon)
-
-
-@compiled
-def _normalise(row):
-    scale = row.dtype.type(1) / np.sqrt(_square_norm(row))
-    for c in range(row.shape[0]):
-        row[c] *= scale
 
 
 @compiled
@@ -244,8 +220,8 @@ def topk_steps(x, y, order, rates, ks, start, weights, moments, silent, recipe, 
     """Advance one seed in place by len(rates) steps.
 
     x [n, d_in] inputs and y [n, d_out] targets; order [steps, batch] row indices; rates and ks [steps]; weights
-    (encoder [d_sae, d_in], decoder [d_sae, d_out], bias, centre), all updated, as are their two Adam moments each
-    and `silent`; losses [steps, 2] receives reconstruction and auxiliary loss.
+    (encoder [d_sae, d_in], decoder [d_sae, d_out], bias, centre), updated as the recipe says, as are their two Adam
+    moments each and `silent`; losses [steps, 2] receives reconstruction and auxiliary loss.
     """
     encoder, decoder, bias, centre = weights
     batch, n = order.shape[1], bias.shape[0]
@@ -275,16 +251,20 @@ def topk_steps(x, y, order, rates, ks, start, weights, moments, silent, recipe, 
             silent[j] = 0 if fired[j] else silent[j] + 1
         if recipe.centred:
             _centre_gradient(s.gradients, s.effective, s.g_bias, batch, recipe.transcoder, g_centre)
-            square += _square_norm(g_centre)
+            square += square_norm(g_centre)
         factor = kind(1)
         if recipe.clip_norm > 0:
             factor = min(factor, kind(recipe.clip_norm) / (np.sqrt(square) + kind(1e-6)))
         step = start + t + 1
         rate, root = kind(rates[t] / (1 - BETA1**step)), kind(1 / np.sqrt(1 - BETA2**step))
         for j in range(n):
-            _adam(encoder[j], s.g_encoder[j], moments[0][j], moments[1][j], factor, rate, root)
-            _adam(decoder[j], s.g_decoder[j], moments[2][j], moments[3][j], factor, rate, root)
-            _normalise(decoder[j])
-        _adam(bias, s.g_bias, moments[4], moments[5], factor, rate, root)
+            if recipe.encodes:
+                adam(encoder[j], s.g_encoder[j], moments[0][j], moments[1][j], factor, rate, root)
+            if recipe.decodes:
+                adam(decoder[j], s.g_decoder[j], moments[2][j], moments[3][j], factor, rate, root)
+            if recipe.decodes and recipe.unit:
+                normalise(decoder[j])
+        if recipe.encodes:
+            adam(bias, s.g_bias, moments[4], moments[5], factor, rate, root)
         if recipe.centred:
-            _adam(centre, g_centre, moments[6], moments[7], factor, rate, root)
+            adam(centre, g_centre, moments[6], moments[7], factor, rate, root)
