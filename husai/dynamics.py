@@ -59,17 +59,15 @@ def explained_variances(study: Study) -> dict[str, Estimate]:
     (`metrics.other_explained_variance`); on the first 1000 training rows, by their own mean: `first_rows`.
     """
     acts = study.activations
-    fit, whole = in_memory(acts.fit), in_memory(acts.values)
-    data = {"held_out": acts.held_out, "uncentred": whole, "all_values": whole, "first_rows": fit[:FIRST]}
-    found = {}
-    for name, x in data.items():
-        kind = "own_mean" if name == "first_rows" else name
-        found[name] = [
-            1 - metrics.fvu(x, x_hat, acts.mean)
-            if name == "held_out"
-            else metrics.other_explained_variance(x, x_hat, kind)  # type: ignore[arg-type]
-            for x_hat in study.saes.reconstruct(x)
-        ]
+    x, fit = in_memory(acts.values), acts.training.nonzero()[:, 0]
+    judged = fit if bool(acts.training.all()) else (~acts.training).nonzero()[:, 0]
+    found: dict[str, list[float]] = {"held_out": [], "uncentred": [], "all_values": [], "first_rows": []}
+    for x_hat in study.saes.reconstruct(x):
+        first = fit[:FIRST]
+        found["held_out"].append(1 - metrics.fvu(x[judged], x_hat[judged], acts.mean))
+        found["uncentred"].append(metrics.other_explained_variance(x, x_hat, "uncentred"))
+        found["all_values"].append(metrics.other_explained_variance(x, x_hat, "all_values"))
+        found["first_rows"].append(metrics.other_explained_variance(x[first], x_hat[first], "own_mean"))
     return {name: stats.mean(values) for name, values in found.items()}
 
 
