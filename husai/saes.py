@@ -141,6 +141,10 @@ class SAEBatch:
         """Return each latent's firing rate on x."""
         return torch.stack([self[index]._applied(x)[1] for index in range(len(self))])
 
+    def reconstruct(self, x: Float[Tensor, "n *layers d_in"]) -> Float[Tensor, "seeds n d_model"]:
+        """Return decode(encode(x)), some rows at a time: all latents need not fit."""
+        return torch.stack([self[index]._applied(x)[0] for index in range(len(self))])
+
     def _applied(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the reconstruction and the firing rates of one SAE, some rows at a time: all latents need not fit."""
         parts, active = [], torch.zeros(self.config.d_sae, dtype=torch.float64, device=x.device)

@@ -51,6 +51,12 @@ class Study:
     config: TrainConfig
     seeds: tuple[int, ...]
     folder: Path
+    step: int | None = None
+    """Where `stopped` made the study end; None for the last step."""
+
+    def stopped(self, step: int) -> "Study":
+        """Return the same SAEs, judged by the checkpoint of an earlier step."""
+        return replace(self, step=step)
 
     def at(self, step: int) -> saes.SAEBatch:
         """Return the SAEs of a checkpoint."""
@@ -61,10 +67,15 @@ class Study:
         """Steps of the stored checkpoints."""
         return sorted(int(path.name.removeprefix("step_")) for path in self.folder.glob("step_*"))
 
+    @property
+    def last(self) -> int:
+        """Step of the checkpoint that is judged."""
+        return self.config.steps if self.step is None else self.step
+
     @cached_property
     def saes(self) -> saes.SAEBatch:
-        """The SAEs after the last step."""
-        return self.at(self.config.steps)
+        """The SAEs after the last step, or of the checkpoint that is judged."""
+        return self.at(self.last)
 
     @cached_property
     def firing(self) -> Tensor:
@@ -85,13 +96,8 @@ class Study:
     @cached_property
     def convergence(self) -> "Convergence":
         """Whether the score of alive latents has stopped rising and the decoders have left their initialisation."""
-        last, half = self.config.steps, self.config.steps // 2
-        require(
-            half in self.steps,
-            "steps",
-            self.config.steps,
-            "a number of steps whose half was kept as a checkpoint",
-        )
+        last, half = self.last, self.last // 2
+        require(half in self.steps, "steps", last, "a number of steps whose half was kept as a checkpoint")
         now, then = (
             score_matrix("mean_max_cosine", self.at(step).decoders(self.alive)) for step in (last, half)
         )
@@ -100,7 +106,7 @@ class Study:
         init = float(np.mean([metrics.init_cosine(now_rows, first_rows) for now_rows, first_rows in pairs]))
         slope = stats.pairwise(now).value - stats.pairwise(then).value
         c, gate = self.config, GATES["plateau"]
-        updates = c.steps * c.batch_size * self.saes.config.active / c.sae.d_sae
+        updates = last * c.batch_size * self.saes.config.active / c.sae.d_sae
         reached = abs(slope) < gate["slope"] and init < gate["init_cosine"] and updates >= gate["updates"]
         return Convergence(slope, init, updates, reached)
 
@@ -184,13 +190,14 @@ def run(
     *,
     executor: Executor | None = None,
     trajectory: bool = False,
+    at: Sequence[int] = (),
 ) -> dict[Any, Study]:
     """Return a `Study` a condition, training those that the store does not have.
 
     A condition may give one `Activations` a seed: those SAEs share nothing but the distribution of their data, and are
-    judged on the held-out part of the first. `executor` (any `concurrent.futures.Executor`) spreads the conditions;
-    `trajectory` keeps checkpoints on the whole logarithmic grid, else only those at the start, half-way and at the end.
-    Fewer than 3 seeds allow no interval: ValueError.
+    judged on the held-out part of the first. `executor` (any `concurrent.futures.Executor`) spreads the conditions.
+    Checkpoints are kept at the start, half-way, at the end and at the steps `at`; with `trajectory` on the whole
+    logarithmic grid too. Fewer than 3 seeds allow no interval: ValueError.
     """
     require(
         len(seeds) >= 3, "seeds", list(seeds), "at least 3 seeds, because every score carries an interval"
@@ -198,7 +205,8 @@ def run(
     apply = executor.map if executor else map
     data = [[acts] if isinstance(acts, Activations) else list(acts) for acts, _ in conditions.values()]
     configs = [resolved(acts[0], config, seeds) for acts, (_, config) in zip(data, conditions.values(), strict=True)]
-    folders = list(apply(_folder, data, configs, repeat(tuple(seeds)), repeat(trajectory)))
+    keeps = [sorted({0, c.steps // 2, c.steps, *at, *(log_grid(c.steps) if trajectory else ())}) for c in configs]
+    folders = list(apply(_folder, data, configs, repeat(tuple(seeds)), keeps))
     studies = zip(conditions, data, configs, folders, strict=True)
     return {name: Study(acts[0], config, tuple(seeds), folder) for name, acts, config, folder in studies}
 
@@ -225,14 +233,13 @@ def calibration(acts: Activations, config: TrainConfig, seeds: Sequence[int]) ->
     return Calibration(**json.loads((folder / "calibration.json").read_text()))
 
 
-def _folder(data: list[Activations], config: TrainConfig, seeds: tuple[int, ...], trajectory: bool) -> Path:
+def _folder(data: list[Activations], config: TrainConfig, seeds: tuple[int, ...], keep: list[int]) -> Path:
     require(
         len(data) in (1, len(seeds)),
         "activations",
         f"{len(data)} of them",
         f"one, or one for each of {len(seeds)} seeds",
     )
-    keep = log_grid(config.steps) if trajectory else sorted({0, config.steps // 2, config.steps})
     shares = [seeds] if len(data) == 1 else [(seed,) for seed in seeds]
 
     def build(folder: Path) -> None:
@@ -281,19 +288,11 @@ def sweep(
 
 
 def trajectory(study: Study) -> list[dict[str, Any]]:
-    """Return, per stored checkpoint, scores over all latents, FVU, alive share and |cos| to the own initialisation."""
+    """Return, per stored checkpoint, scores over all latents, quality and |cos| to the own initialisation."""
     start, rows = study.at(0), []
-    held_out, mean = study.activations.held_out, study.activations.mean
     for step in study.steps:
-        batch = study.at(step)
-        quality = batch.quality(held_out, mean)
-        init = [metrics.init_cosine(a, b) for a, b in zip(batch.W_dec, start.W_dec, strict=True)]
-        rows.append({
-            "step": step,
-            "mean_max_cosine": stats.pairwise(score_matrix("mean_max_cosine", batch.decoders())),
-            "hungarian_mcc": stats.pairwise(score_matrix("hungarian_mcc", batch.decoders())),
-            "fvu": stats.mean([row["fvu"] for row in quality]),
-            "alive": stats.mean([row["alive"] for row in quality]),
-            "init_cosine": stats.mean(init),
-        })  # fmt: skip
+        now = study.stopped(step)
+        init = [metrics.init_cosine(a, b) for a, b in zip(now.saes.W_dec, start.W_dec, strict=True)]
+        scores = {name: stats.pairwise(now.scores(name, "all")) for name in ("mean_max_cosine", "hungarian_mcc")}
+        rows.append({"step": step, **scores, **now.quality, "init_cosine": stats.mean(init)})
     return rows

@@ -201,6 +201,19 @@ def test_trajectory_starts_at_the_initialisation(studies):
     assert rows[-1]["fvu"].value < rows[0]["fvu"].value
 
 
+def test_a_stopped_study_is_the_study_of_its_checkpoint(studies):
+    acts, config = studies["real"].activations, replace(converged(24, 3, steps=96), decay_share=0.0)
+    long = study.run({"x": (acts, config)}, SEEDS, at=[24, 12])["x"]
+    short = study.run({"x": (acts, replace(config, steps=24))}, SEEDS)["x"]
+    assert long.steps == [0, 12, 24, 48, 96]
+    then = long.stopped(24)
+    assert torch.equal(then.saes.W_dec, short.saes.W_dec), "without decay, the first steps of both are the same"
+    assert then.quality == short.quality and then.convergence == short.convergence
+    assert comparison.compare([then], "N0").score == comparison.compare([short], "N0").score
+    assert long.quality != then.quality
+    assert long.stopped(0).convergence.init_cosine == pytest.approx(1, abs=1e-5)
+
+
 def test_two_seeds_are_refused(studies):
     with pytest.raises(ValueError, match="seeds is .*at least 3 seeds"):
         study.run({"x": (studies["real"].activations, CONFIG)}, (0, 1))
