@@ -21,12 +21,12 @@ def product(rows, encoder, pre):
 
 
 @numba.njit(nogil=True)
-def select(pre, nothing, chosen):
+def select(pre, chosen):
     """Select as the step does, and do nothing with it."""
     level, slope = pre.dtype.type(0), 0.0
     for b in range(pre.shape[0]):
-        level, ties, slope = threshold(pre[b], nothing, False, K, False, (level, slope))
-        collect(pre[b], nothing, False, level, ties, chosen)
+        level, ties, slope = threshold(pre[b], K, False, (level, slope))
+        collect(pre[b], level, ties, chosen)
 
 
 def parts(repeats: int) -> dict[str, list[float]]:
@@ -43,12 +43,13 @@ def parts(repeats: int) -> dict[str, list[float]]:
         k_aux=D_MODEL // 2,
     )  # fmt: skip
     scratch = step._scratch(BATCH, 1, BATCH * (K + D_MODEL // 2), encoder, decoder, False)
-    nothing, losses, silent = np.zeros(D_SAE, np.bool_), np.zeros(2), np.zeros(D_SAE, np.int64)
+    none_dead, losses, silent = np.empty(0, np.int64), np.zeros(2), np.zeros(D_SAE, np.int64)
+    fired = np.zeros(D_SAE, np.bool_)
     gradient, one = scratch.g_encoder, np.float32(1)
 
     def forward() -> int:
         return step._forward(
-            x, order, K, decoder, centre, recipe, nothing, 0, nothing.copy(), recipe.levels, scratch, losses
+            x, order, K, decoder, centre, recipe, none_dead, fired, recipe.levels, scratch, losses
         )
 
     def adam() -> None:
@@ -68,7 +69,7 @@ def parts(repeats: int) -> dict[str, list[float]]:
         entries = forward()
         calls = {
             "encoder product": lambda: product(scratch.rows, encoder, scratch.pre),
-            "selection": lambda: select(scratch.pre, nothing, scratch.chosen),
+            "selection": lambda: select(scratch.pre, scratch.chosen),
             "selection, decoding and errors": forward,
             "sorting by latent": lambda: step._sort_by_latent(entries, scratch),
             "gradients": lambda: step._backward(encoder, decoder, recipe, scratch),

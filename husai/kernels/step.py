@@ -15,7 +15,7 @@ from collections import namedtuple
 import numpy as np
 
 from husai.kernels.rows import BETA1, BETA2, adam, normalise, square_norm
-from husai.kernels.selection import collect, compiled, sort_by_value, threshold
+from husai.kernels.selection import collect, compiled, select_among, sort_by_value, threshold
 
 Recipe = namedtuple(
     "Recipe",
@@ -28,7 +28,7 @@ and the decoder rows are trained; unit: whether these are renormalised."""
 
 Scratch = namedtuple(
     "Scratch",
-    "rows pre chosen latent row value sorted_row sorted_value first gradients error"
+    "rows pre packed chosen latent row value sorted_row sorted_value first gradients error"
     " g_encoder g_decoder g_bias effective",
 )
 
@@ -63,20 +63,20 @@ def _inputs(x, centre, order, transcoder, rows):
 
 
 @compiled
-def _forward(y, order, k, decoder, centre, recipe, dead, n_dead, fired, levels, s, loss):
+def _forward(y, order, k, decoder, centre, recipe, dead, fired, levels, s, loss):
     """Select, decode and score a batch: fills entries and gradient rows; return the number of entries."""
     batch, d = order.shape[0], y.shape[1]
     weight = y.dtype.type(2.0 / (batch * d * levels.shape[0]))
     flat, error = s.pre.ravel(), s.error
-    level, level_dead, ties, slope, slope_dead = y.dtype.type(0), y.dtype.type(0), 0, 0.0, 0.0
+    level, ties, slope, guess = y.dtype.type(0), 0, 0.0, (y.dtype.type(0), 0.0)
     if recipe.by_batch:
-        level, ties, slope = threshold(flat, dead, False, k * batch, False, (level, slope))
+        level, ties, slope = threshold(flat, k * batch, False, (level, slope))
     entries = 0
     for b in range(batch):
         values = s.pre[b]
         if not recipe.by_batch:
-            level, ties, slope = threshold(values, dead, False, k, recipe.signed, (level, slope))
-        count, ties = collect(values, dead, False, level, ties, s.chosen)
+            level, ties, slope = threshold(values, k, recipe.signed, (level, slope))
+        count, ties = collect(values, level, ties, s.chosen)
         if recipe.by_rank:
             sort_by_value(values, s.chosen, count)
         for i in range(count):
@@ -97,13 +97,10 @@ def _forward(y, order, k, decoder, centre, recipe, dead, n_dead, fired, levels, 
         for g in range(levels.shape[0] - 2, -1, -1):  # a latent of group g is part of every later reconstruction
             for c in range(d):
                 s.gradients[g * batch + b, c] += s.gradients[(g + 1) * batch + b, c]
-        if n_dead > 0:
+        if dead.shape[0] > 0:
             _decode(values, s.chosen, begin, count, decoder, error)  # latents beyond the last budget
             row = levels.shape[0] * batch + b
-            level_dead, ties_dead, slope_dead = threshold(
-                values, dead, True, min(recipe.k_aux, n_dead), False, (level_dead, slope_dead)
-            )
-            count, _ = collect(values, dead, True, level_dead, ties_dead, s.chosen)
+            count, guess = select_among(values, dead, recipe.k_aux, guess, s.packed, s.chosen)
             _decode(values, s.chosen, 0, count, decoder, error)
             loss[1] += square_norm(error) / (batch * d)
             for c in range(d):
@@ -199,6 +196,7 @@ def _scratch(batch, levels, entries, encoder, decoder, aligned):
     return Scratch(
         np.empty((batch, d_in), dtype),
         np.empty((batch, n), dtype),
+        np.empty(n, dtype),
         np.empty(n + 1, np.int64),
         np.empty(entries, np.int32),
         np.empty(entries, np.int32),
@@ -228,7 +226,7 @@ def topk_steps(x, y, order, rates, ks, start, weights, moments, silent, recipe, 
     kind = encoder.dtype.type
     n_levels = len(recipe.levels) if len(recipe.levels) > 0 else ks.max()
     s = _scratch(batch, n_levels, batch * (ks.max() + recipe.k_aux), encoder, decoder, recipe.aligned)
-    dead, fired, g_centre = np.zeros(n, np.bool_), np.zeros(n, np.bool_), np.zeros_like(centre)
+    dead, fired, g_centre = np.empty(n, np.int64), np.zeros(n, np.bool_), np.zeros_like(centre)
     for t in range(rates.shape[0]):
         if recipe.aligned:
             _align(encoder, decoder, s.effective)
@@ -236,13 +234,13 @@ def topk_steps(x, y, order, rates, ks, start, weights, moments, silent, recipe, 
         np.dot(s.rows, s.effective.T, s.pre)
         n_dead = 0
         for j in range(n):
-            fired[j], dead[j] = False, recipe.auxk > 0 and silent[j] >= recipe.dead_after
-            n_dead += dead[j]
+            fired[j], dead[n_dead] = False, j
+            n_dead += recipe.auxk > 0 and silent[j] >= recipe.dead_after
         for b in range(batch):
             for j in range(n):
                 s.pre[b, j] += bias[j]
         levels = recipe.levels if len(recipe.levels) > 0 else np.arange(1, ks[t] + 1)
-        entries = _forward(y, order[t], ks[t], decoder, centre, recipe, dead, n_dead, fired, levels, s, losses[t])
+        entries = _forward(y, order[t], ks[t], decoder, centre, recipe, dead[:n_dead], fired, levels, s, losses[t])
         if not np.isfinite(losses[t, 0] + losses[t, 1]):
             break
         _sort_by_latent(entries, s)
