@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,14 +44,17 @@ def compare(
     *,
     name: str = "",
     latents: str = "alive",
+    **options: Any,
 ) -> Comparison:
     """Compare the cross-seed score of alive latents with a null; one entry of `studies` a model.
 
-    `null` is "N0" (isotropic), "N2" (covariance-matched), "N3" (data atoms), drawn at each seed's own alive count, or
-    the studies of a trained null (N4, N5; `name` says which): there the gap is taken at equal alive counts, the rarest
-    latents of the side that has more being dropped. With three or more models the intervals generalise over models and
-    seeds (`stats.crossed`); else they hold for this model. `metric` is a dictionary metric of `husai.metrics`, or
-    "activation_matching" (trained nulls only). `latents="all"` keeps dead latents, as the sources did.
+    `null` is "N0" (isotropic), "N2" (covariance-matched), "N3" (data atoms), drawn at each seed's own alive count,
+    or the studies of a trained null (N4, N5; `name` says which): there the gap is taken at equal alive counts, the
+    rarest latents of the side that has more being dropped. With three or more models the intervals generalise over
+    models and seeds (`stats.crossed`); else they hold for this model. `metric` is a dictionary metric of
+    `husai.metrics`, or "activation_matching" (trained nulls only), and `options` are the metric's. For
+    "shared_fraction" a drawn null's encoder is its decoder, which gives it the most that it can share.
+    `latents="all"` keeps dead latents, as the sources did.
     """
     require(latents in ("alive", "all"), "latents", latents, "'alive' or 'all'")
     require(
@@ -59,19 +63,22 @@ def compare(
     others = [] if isinstance(null, str) else list(null)
     ks = {study.config.sae.k for study in [*studies, *others]}
     require(len(ks) == 1, "k", sorted(ks), "one for all, the null's too: a score depends on it")
-    real = np.stack([study.scores(metric, latents) for study in studies])
+    real = np.stack([study.scores(metric, latents, **options) for study in studies])
     if isinstance(null, str):
         wanted = "a trained null: drawn dictionaries have no activations"
         require(metric != "activation_matching", "null", null, wanted)
         matched = real
-        other = np.stack([score_matrix(metric, drawn(study, null, latents)) for study in studies])
+        sides = 2 if metric == "shared_fraction" else 1
+        other = np.stack(
+            [score_matrix(metric, *[drawn(study, null, latents)] * sides, **options) for study in studies]
+        )
     else:
         pairs = [
             (study, trained, _shared_counts(study, trained))
             for study, trained in zip(studies, null, strict=True)
         ]
-        matched = np.stack([study.matrix(metric, study.commonest(counts)) for study, _, counts in pairs])
-        other = np.stack([trained.matrix(metric, trained.commonest(counts)) for _, trained, counts in pairs])
+        matched = np.stack([s.matrix(metric, s.commonest(counts), **options) for s, _, counts in pairs])
+        other = np.stack([t.matrix(metric, t.commonest(counts), **options) for _, t, counts in pairs])
     label = name or (null if isinstance(null, str) else "trained null")
     return Comparison(metric, label, *(summarise(values) for values in (real, other, matched - other)))
 
@@ -82,12 +89,16 @@ def _shared_counts(study: Study, trained: Study) -> list[int]:
 
 
 def against_nulls(
-    studies: Sequence[Study], trained: Mapping[str, Sequence[Study]], metric: str = "mean_max_cosine"
+    studies: Sequence[Study],
+    trained: Mapping[str, Sequence[Study]],
+    metric: str = "mean_max_cosine",
+    **options: Any,
 ) -> dict[str, Comparison]:
     """Return the comparison with every null by its name: N0, N2, N3 where the metric allows, then the trained ones."""
     untrained = [] if metric == "activation_matching" else ["N0", "N2", "N3"]
-    found = {null: compare(studies, null, metric) for null in untrained}
-    return found | {name: compare(studies, null, metric, name=name) for name, null in trained.items()}
+    found = {null: compare(studies, null, metric, **options) for null in untrained}
+    others = {name: compare(studies, null, metric, name=name, **options) for name, null in trained.items()}
+    return found | others
 
 
 def healthy(studies: Sequence[Study]) -> bool:

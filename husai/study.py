@@ -137,20 +137,21 @@ class Study:
             row[rate.argsort(descending=True, stable=True)[:count]] = True
         return keep & self.alive
 
-    def matrix(self, metric: str, keep: Bool[Tensor, "seeds d_sae"]) -> np.ndarray:
-        """Return the seed-by-seed scores of the kept latents: of their decoder rows, or of their codes."""
-        return score_matrix(
-            metric, self.codes(keep) if metric == "activation_matching" else self.saes.decoders(keep)
-        )
+    def matrix(self, metric: str, keep: Bool[Tensor, "seeds d_sae"], **options: Any) -> np.ndarray:
+        """Return the seed-by-seed scores of the kept latents: of decoder rows, of encoder and decoder, or of codes."""
+        rows = self.codes(keep) if metric == "activation_matching" else self.saes.decoders(keep)
+        encoders = [one.T[kept] for one, kept in zip(self.saes.W_enc, keep, strict=True)]
+        return score_matrix(metric, *([encoders] if metric == "shared_fraction" else []), rows, **options)
 
-    def scores(self, metric: str, latents: str = "alive") -> np.ndarray:
+    def scores(self, metric: str, latents: str = "alive", **options: Any) -> np.ndarray:
         """Return `matrix` of the alive latents, or of all; computed once, as every null is compared with it."""
-        if (metric, latents) not in self._scores:
-            self._scores[metric, latents] = self.matrix(metric, self.mask(latents))
-        return self._scores[metric, latents]
+        key = (metric, latents, *sorted(options.items()))
+        if key not in self._scores:
+            self._scores[key] = self.matrix(metric, self.mask(latents), **options)
+        return self._scores[key]
 
     @cached_property
-    def _scores(self) -> dict[tuple[str, str], np.ndarray]:
+    def _scores(self) -> dict[tuple[Any, ...], np.ndarray]:
         return {}
 
     def codes(self, keep: Bool[Tensor, "seeds d_sae"]) -> list[Tensor]:
@@ -243,9 +244,9 @@ def _folder(data: list[Activations], config: TrainConfig, seeds: tuple[int, ...]
     return artifacts.stored("saes", [config, list(seeds), keep], build, modules=MODULES, inputs=inputs)
 
 
-def score_matrix(metric: str, dictionaries: Sequence[Tensor], **options: Any) -> np.ndarray:
-    """Return the seed-by-seed matrix of a metric of `husai.metrics`, by its name."""
-    return metrics.pairwise_matrix(getattr(metrics, metric), dictionaries, **options)
+def score_matrix(metric: str, *stacks: Sequence[Tensor], **options: Any) -> np.ndarray:
+    """Return the seed-by-seed matrix of a metric of `husai.metrics`, by its name; one stack of tensors an argument."""
+    return metrics.pairwise_matrix(getattr(metrics, metric), *stacks, **options)
 
 
 def sweep(

@@ -10,10 +10,11 @@ import pytest
 
 FLOORS = [
     "config provenance evidence",
-    "stats tasks text similarity matching metrics objectives kernels artifacts shards prefixes",
+    "stats inference tasks text similarity matching orbits consensus metrics objectives kernels artifacts "
+    "shards prefixes",
     "models grokking architectures saes formats nulls gate plots",
     "activations engines feed calibration training",
-    "study comparison interventions benches report",
+    "study comparison replication interventions benches report",
 ]
 FLOOR = {f"husai.{name}": floor for floor, names in enumerate(FLOORS) for name in names.split()}
 LIGHT = ["config", "provenance", "evidence", "stats", "gate", "plots"]
