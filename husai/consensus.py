@@ -15,6 +15,10 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from husai.config import require
+from husai.evidence import Estimate
+from husai.inference import jackknife
+from husai.matching import matching
+from husai.metrics import pairwise_matrix
 from husai.similarity import cosine_matrix, same_width
 
 
@@ -25,6 +29,19 @@ class Consensus(NamedTuple):
     """Number of clusters with features of at least `least` seeds."""
     share: float
     """Share of all features that lie in one."""
+
+
+def matched_shares(dictionaries: Sequence[Tensor], tau: float = 0.5, *, signed: bool = False) -> np.ndarray:
+    """Return, per pair of seeds [S, S], the share of features whose one-to-one partner has |cos| > tau.
+
+    Over the larger number of features, by the matching of `metrics.hungarian_mcc`: what the sources call shared.
+    Encoders are not looked at, `metrics.shared_fraction` does. ValueError: empty, NaN or Inf, unequal d_model.
+    """
+
+    def share(a: Tensor, b: Tensor) -> float:
+        return float((matching(a, b, signed=signed).cosines > tau).sum()) / max(len(a), len(b))
+
+    return pairwise_matrix(share, dictionaries)
 
 
 def mutual_neighbours(
@@ -103,3 +120,19 @@ def consensus(
     present[cluster, owner] = True
     wide = present.sum(1) >= least
     return Consensus(int(wide.sum()), float(wide[cluster].mean()))
+
+
+def shares(dictionaries: Sequence[Tensor], tau: float = 0.7, *, signed: bool = True) -> dict[str, Estimate]:
+    """Return `stable_share` and the share of `consensus` with intervals over seeds: delete-one-seed jackknife.
+
+    The consensus of S - 1 seeds asks for S - 2 of them. ValueError: fewer than 3 seeds, and as `matches`.
+    """
+
+    def stable(seeds: Sequence[int]) -> float:
+        return stable_share([dictionaries[i] for i in seeds], tau, signed=signed)
+
+    def common(seeds: Sequence[int]) -> float:
+        return consensus([dictionaries[i] for i in seeds], tau, signed=signed).share
+
+    seeds = len(dictionaries)
+    return {"stable": jackknife(stable, seeds), "consensus": jackknife(common, seeds)}

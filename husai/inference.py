@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import mannwhitneyu
 
 from husai import stats
@@ -55,3 +56,12 @@ def false_alarms(
         first, second = np.triu_indices(n, 1)
         p_values = mannwhitneyu(scores[:, first, second], scores[:, first + n, second + n], axis=1).pvalue
     return float((p_values <= alpha).mean())
+
+
+def pair_sd(matrix: ArrayLike) -> float:
+    """Return the standard deviation of the scores of pairs of different seeds, of `stats.seeds_needed`.
+
+    `matrix` [S, S]. ValueError: as `stats.pairwise`.
+    """
+    scores = stats.square(matrix, "matrix", 2)
+    return float(scores[np.triu_indices(len(scores), 1)].std(ddof=1))

@@ -6,18 +6,21 @@ Dictionaries come as [d_sae, d_model], activations of all p*p pairs in a-major o
 returns them.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Complex, Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from husai.config import require
+from husai.metrics import hungarian_mcc, pairwise_matrix
 from husai.similarity import check, same_width, unit_rows
 from husai.tasks import generator
 
-PAIRS = 1024  # pairs of features at a time: their similarities under all p*p shifts, 52 MB at p = 113
+PAIRS = 128  # pairs of features at a time: their similarities under all p*p shifts, 7 MB at p = 113, stay in cache
 
 
 class Action(NamedTuple):
@@ -137,3 +140,28 @@ def orbit_mcc(found: Action, a: Float[Tensor, "n_a d_model"], b: Float[Tensor, "
     scores = similarity(found, a, b).numpy()
     rows, columns = linear_sum_assignment(scores, maximize=True)
     return float(scores[rows, columns].sum()) / max(scores.shape)
+
+
+class Panel(NamedTuple):
+    """Seed-by-seed scores [S, S], each the input of `stats.pairwise`."""
+
+    plain: np.ndarray
+    """`metrics.hungarian_mcc(signed=False)`: no shift."""
+    orbit: np.ndarray
+    """`orbit_mcc`: every pair of features at its best shift."""
+    scrambled: np.ndarray
+    """`orbit_mcc` with each seed's planes turned by angles of its own: the null of `orbit`."""
+
+
+def panel(found: Action, dictionaries: Sequence[Tensor]) -> Panel:
+    """Return the scores of all pairs of seeds as they are, up to shifts, and up to shifts with nothing to find.
+
+    ValueError: as `similarity`.
+    """
+    mixed = [scrambled(found, rows, seed) for seed, rows in enumerate(dictionaries)]
+
+    def up_to_shifts(a: Tensor, b: Tensor) -> float:
+        return orbit_mcc(found, a, b)
+
+    plain = pairwise_matrix(hungarian_mcc, dictionaries, signed=False)
+    return Panel(plain, pairwise_matrix(up_to_shifts, dictionaries), pairwise_matrix(up_to_shifts, mixed))

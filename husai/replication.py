@@ -25,6 +25,7 @@ from husai.evidence import Estimate
 from husai.inference import jackknife
 from husai.saes import ROWS, SAEBatch
 from husai.similarity import cosine_matrix, unit_rows
+from husai.stats import t_interval
 from husai.study import Study
 
 COVARIATES = ("firing_rate", "strength", "alignment", "projection_rank", "neighbour")
@@ -221,6 +222,11 @@ def _bin(bins: int, index: int, side: int, predicted: np.ndarray, labels: np.nda
     return _binned(predicted, labels, bins)[index][side]
 
 
+def kind(name: tuple[Hashable, ...]) -> Hashable:
+    """Return the first part of a table's name, as in ("clean", 0): a family of `leave_out`."""
+    return name[0]
+
+
 def leave_out(
     tables: Mapping[Hashable, Table],
     family: Callable[[Any], Hashable] = lambda name: name,
@@ -240,3 +246,23 @@ def leave_out(
         )
         for name, found in tables.items()
     }
+
+
+def over_families(
+    judged: Mapping[Any, Judged], family: Callable[[Any], Hashable] = kind
+) -> dict[str, Estimate]:
+    """Return `auroc` and `calibration_error` averaged within each family, then over families: n counts these.
+
+    ValueError: fewer than 3 families.
+    """
+    families = list(dict.fromkeys(map(family, judged)))
+    require(len(families) >= 3, "judged", f"{len(families)} families", "3 or more for an interval")
+    found = {}
+    for field in ("auroc", "calibration_error"):
+        groups = [
+            [getattr(j, field).value for name, j in judged.items() if family(name) == one] for one in families
+        ]
+        found[field] = t_interval(
+            np.array([np.mean(group) for group in groups]), "mean over kinds of data", ""
+        )
+    return found

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from husai.consensus import consensus, matches, mutual_neighbours, stability, stable_share
+from husai.consensus import (
+    consensus,
+    matched_shares,
+    matches,
+    mutual_neighbours,
+    shares,
+    stability,
+    stable_share,
+)
 from husai.nulls import isotropic
 
 D = 64
@@ -61,6 +69,24 @@ def test_a_cluster_counts_seeds_and_not_features() -> None:
     found = [first[None], second[None], third[None]]
     assert consensus(found, tau=0.8, least=3).clusters == 1, "the ends are joined by the middle"
     assert consensus(found, tau=0.9).clusters == 0
+
+
+def test_shares_carry_the_whole_value_and_an_interval_over_seeds() -> None:
+    found = planted([4, 4, 3, 2, 1])
+    both = shares(found)
+    assert both["stable"].value == stable_share(found) and both["stable"].n == 4
+    assert both["consensus"].value == consensus(found).share
+    assert both["consensus"].low < both["consensus"].value < both["consensus"].high
+    same = shares([found[0]] * 4)
+    assert (same["consensus"].low, same["consensus"].high) == (1, 1)
+
+
+def test_the_matched_share_is_blind_to_signs_and_to_nothing_else() -> None:
+    a = isotropic(20, D, 0)
+    half = torch.cat([-a[:10], isotropic(10, D, 1)])
+    assert matched_shares([a, half.flip(0)], 0.7)[0, 1] == 0.5
+    assert matched_shares([a, half], 0.7, signed=True)[0, 1] == 0
+    assert matched_shares([a, a[:5]], 0.7)[0, 1] == 0.25, "of the larger"
 
 
 def test_refusals() -> None:
