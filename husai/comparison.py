@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,6 +62,7 @@ def compare(
     *,
     name: str = "",
     latents: str = "alive",
+    **options: Any,
 ) -> Comparison:
     """Compare the cross-seed score of alive latents with a null; one entry of `studies` a model.
 
@@ -68,7 +70,8 @@ def compare(
     the studies of a trained null (N4, N5; `name` says which): there the gap is taken at equal alive counts, the rarest
     latents of the side that has more being dropped. With three or more models the intervals generalise over models and
     seeds (`stats.crossed`); else they hold for this model. `metric` is a dictionary metric of `husai.metrics`, or
-    "activation_matching" (trained nulls only); drawn rows have the firing rates of the latents that they stand for.
+    "activation_matching" (trained nulls only), and `options` are the metric's. Drawn rows have the firing rates of the
+    latents that they stand for, and for "shared_fraction" they are encoder and decoder: the most that they can share.
     `latents="all"` keeps dead latents, as the sources did.
     """
     require(latents in ("alive", "all"), "latents", latents, "'alive' or 'all'")
@@ -78,13 +81,15 @@ def compare(
     others = [] if isinstance(null, str) else list(null)
     ks = {study.config.sae.k for study in [*studies, *others]}
     require(len(ks) == 1, "k", sorted(ks), "one for all, the null's too: a score depends on it")
-    real = np.stack([study.scores(metric, latents) for study in studies])
+    real = np.stack([study.scores(metric, latents, **options) for study in studies])
     if isinstance(null, str):
         wanted = "a trained null: drawn dictionaries have no activations"
         require(metric != "activation_matching", "null", null, wanted)
         matched = real
         other = np.stack([
-            score_matrix(metric, drawn(study, null, latents), *study.rates(metric, study.mask(latents)))
+            score_matrix(
+                metric, *study.stacks(metric, study.mask(latents), drawn(study, null, latents)), **options
+            )
             for study in studies
         ])  # fmt: skip
     else:
@@ -92,8 +97,8 @@ def compare(
             (study, trained, _shared_counts(study, trained))
             for study, trained in zip(studies, null, strict=True)
         ]
-        matched = np.stack([study.matrix(metric, study.commonest(counts)) for study, _, counts in pairs])
-        other = np.stack([trained.matrix(metric, trained.commonest(counts)) for _, trained, counts in pairs])
+        matched = np.stack([s.matrix(metric, s.commonest(counts), **options) for s, _, counts in pairs])
+        other = np.stack([t.matrix(metric, t.commonest(counts), **options) for _, t, counts in pairs])
     label = name or (null if isinstance(null, str) else "trained null")
     return Comparison(metric, label, *map(summarise, (real, other, matched - other)), matched, other)
 
@@ -104,12 +109,16 @@ def _shared_counts(study: Study, trained: Study) -> list[int]:
 
 
 def against_nulls(
-    studies: Sequence[Study], trained: Mapping[str, Sequence[Study]], metric: str = "mean_max_cosine"
+    studies: Sequence[Study],
+    trained: Mapping[str, Sequence[Study]],
+    metric: str = "mean_max_cosine",
+    **options: Any,
 ) -> dict[str, Comparison]:
     """Return the comparison with every null by its name: N0, N2, N3 where the metric allows, then the trained ones."""
     untrained = [] if metric == "activation_matching" else ["N0", "N2", "N3"]
-    found = {null: compare(studies, null, metric) for null in untrained}
-    return found | {name: compare(studies, null, metric, name=name) for name, null in trained.items()}
+    found = {null: compare(studies, null, metric, **options) for null in untrained}
+    others = {name: compare(studies, null, metric, name=name, **options) for name, null in trained.items()}
+    return found | others
 
 
 def settled(studies: Sequence[Study]) -> bool:

@@ -144,25 +144,33 @@ class Study:
             row[rate.argsort(descending=True, stable=True)[:count]] = True
         return keep & self.alive
 
-    def matrix(self, metric: str, keep: Bool[Tensor, "seeds d_sae"]) -> np.ndarray:
-        """Return the seed-by-seed scores of the kept latents: of their decoder rows, or of their codes."""
+    def matrix(self, metric: str, keep: Bool[Tensor, "seeds d_sae"], **options: Any) -> np.ndarray:
+        """Return the seed-by-seed scores of the kept latents by a metric of `husai.metrics`."""
+        return score_matrix(metric, *self.stacks(metric, keep), **options)
+
+    def stacks(
+        self, metric: str, keep: Bool[Tensor, "seeds d_sae"], drawn: Sequence[Tensor] | None = None
+    ) -> list[Sequence[Tensor]]:
+        """Return what a metric takes of every seed's kept latents; `drawn` rows stand in for theirs."""
         if metric == "activation_matching":
-            return score_matrix(metric, self.codes(keep))
-        return score_matrix(metric, self.saes.decoders(keep), *self.rates(metric, keep))
+            return [self.codes(keep)]
+        rows = self.saes.decoders(keep) if drawn is None else drawn
+        if metric == "frequency_weighted_max_cosine":
+            return [rows, [rates[kept] for rates, kept in zip(self.firing, keep, strict=True)]]
+        if metric == "shared_fraction":
+            encoders = [one.T[kept] for one, kept in zip(self.saes.W_enc, keep, strict=True)]
+            return [encoders if drawn is None else drawn, rows]
+        return [rows]
 
-    def rates(self, metric: str, keep: Bool[Tensor, "seeds d_sae"]) -> list[list[Tensor]]:
-        """Return what the metric takes beside dictionaries: the kept latents' firing rates, if it weights by them."""
-        weighted = metric == "frequency_weighted_max_cosine"
-        return [[rates[kept] for rates, kept in zip(self.firing, keep, strict=True)]] if weighted else []
-
-    def scores(self, metric: str, latents: str = "alive") -> np.ndarray:
+    def scores(self, metric: str, latents: str = "alive", **options: Any) -> np.ndarray:
         """Return `matrix` of the alive latents, or of all; computed once, as every null is compared with it."""
-        if (metric, latents) not in self._scores:
-            self._scores[metric, latents] = self.matrix(metric, self.mask(latents))
-        return self._scores[metric, latents]
+        key = (metric, latents, *sorted(options.items()))
+        if key not in self._scores:
+            self._scores[key] = self.matrix(metric, self.mask(latents), **options)
+        return self._scores[key]
 
     @cached_property
-    def _scores(self) -> dict[tuple[str, str], np.ndarray]:
+    def _scores(self) -> dict[tuple[Any, ...], np.ndarray]:
         return {}
 
     def codes(self, keep: Bool[Tensor, "seeds d_sae"]) -> list[Tensor]:
@@ -257,7 +265,7 @@ def _folder(data: list[Activations], config: TrainConfig, seeds: tuple[int, ...]
 
 
 def score_matrix(metric: str, *stacks: Sequence[Tensor], **options: Any) -> np.ndarray:
-    """Return the seed-by-seed matrix of a metric of `husai.metrics`, by its name."""
+    """Return the seed-by-seed matrix of a metric of `husai.metrics`, by its name; one stack of tensors an argument."""
     return metrics.pairwise_matrix(getattr(metrics, metric), *stacks, **options)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from husai import activations, calibration, comparison, nulls, shards, study
+from husai import activations, calibration, comparison, metrics, nulls, shards, stats, study
 from husai.config import converged
 from husai.tasks import sparse_dictionary
 
@@ -61,6 +61,17 @@ def test_shards_are_the_study_of_the_same_rows_in_memory(studies, tmp_path):
     assert torch.equal(found["shards"].alive, found["memory"].alive)
     with pytest.raises(ValueError, match="wanted a tensor"):
         comparison.drawn(found["shards"], "N2")
+
+
+def test_the_shared_fraction_takes_encoders_too_and_its_options(studies):
+    real = studies["real"]
+    encoders = [one.T[kept] for one, kept in zip(real.saes.W_enc, real.alive, strict=True)]
+    wanted = metrics.pairwise_matrix(metrics.shared_fraction, encoders, real.decoders, tau=0.9)
+    strict = comparison.compare([real], "N2", "shared_fraction", tau=0.9)
+    assert strict.score.value == pytest.approx(stats.pairwise(wanted).value)
+    assert strict.score.value < comparison.compare([real], "N2", "shared_fraction", tau=0.3).score.value
+    loose = comparison.compare([real], [studies["N4"]], "shared_fraction", tau=0.3)
+    assert loose.null_score.value > comparison.compare([real], "N0", "shared_fraction", tau=0.99).null_score.value
 
 
 def test_drawn_nulls_have_each_seeds_own_alive_count(studies):
