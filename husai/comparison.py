@@ -24,16 +24,23 @@ class Comparison:
     null_score: Estimate
     gap: Estimate
 
+    @property
+    def kappa(self) -> Estimate:
+        """The gap in units of what the null leaves open, gap / (1 - null); the null counts as known."""
+        room = 1 - self.null_score.value
+        return replace(
+            self.gap, value=self.gap.value / room, low=self.gap.low / room, high=self.gap.high / room
+        )
+
     def table(self) -> dict[str, str]:
         """Return the comparison as text, one row of a table."""
-        kappa = (self.score.value - self.null_score.value) / (1 - self.null_score.value)
         row = {
             "metric": self.metric,
             "score": str(self.score),
             "null": self.null,
             "null score": str(self.null_score),
         }
-        return {**row, "gap": str(self.gap), f"kappa_{self.null}": f"{kappa:.3f}", "scope": self.gap.method}
+        return {**row, "gap": str(self.gap), f"kappa_{self.null}": f"{self.kappa.value:.3f}", "scope": self.gap.method}
 
 
 def compare(
@@ -66,19 +73,71 @@ def compare(
         matched = real
         other = np.stack([score_matrix(metric, drawn(study, null, latents)) for study in studies])
     else:
-        pairs = [
-            (study, trained, _shared_counts(study, trained))
-            for study, trained in zip(studies, null, strict=True)
-        ]
-        matched = np.stack([study.matrix(metric, study.commonest(counts)) for study, _, counts in pairs])
-        other = np.stack([trained.matrix(metric, trained.commonest(counts)) for _, trained, counts in pairs])
+        matched, other = _at_equal_counts(studies, others, metric)
     label = name or (null if isinstance(null, str) else "trained null")
     return Comparison(metric, label, *(summarise(values) for values in (real, other, matched - other)))
 
 
-def _shared_counts(study: Study, trained: Study) -> list[int]:
-    """Return, per seed, the smaller of the two numbers of alive latents."""
-    return torch.minimum(study.alive.sum(1), trained.alive.sum(1)).tolist()
+def _at_equal_counts(
+    studies: Sequence[Study], others: Sequence[Study], metric: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scores [models, seeds, seeds] of both sides; the side with more alive latents drops its rarest."""
+    matched, other = [], []
+    for study, trained in zip(studies, others, strict=True):
+        counts = torch.minimum(study.alive.sum(1), trained.alive.sum(1)).tolist()
+        matched.append(study.matrix(metric, study.commonest(counts)))
+        other.append(trained.matrix(metric, trained.commonest(counts)))
+    return np.stack(matched), np.stack(other)
+
+
+def contrast(
+    first: Sequence[Study], second: Sequence[Study], metric: str = "mean_max_cosine", *, latents: str = "alive"
+) -> Estimate:
+    """Return how much more the seeds of one condition agree than those of another, paired by model and SAE seed.
+
+    The seed-by-seed scores of `second` are subtracted from those of `first` model by model, and the differences
+    `summarise`d. k, width and recipe may differ. Taken at equal alive counts, the rarest latents of the side that has
+    more being dropped; `latents="all"` keeps all. ValueError: other models, SAE seeds or activations.
+    """
+    require(latents in ("alive", "all"), "latents", latents, "'alive' or 'all'")
+    require(len(first) == len(second) != 2, "second", f"{len(second)} models", f"those of first, {len(first)}; not two")
+    for a, b in zip(first, second, strict=True):
+        require(a.seeds == b.seeds, "second: seeds", b.seeds, f"those of first, {a.seeds}")
+        require(torch.equal(a.activations.mean, b.activations.mean), "second", "other activations", "those of first")
+    if latents == "all":
+        matched, other = (np.stack([study.scores(metric, "all") for study in side]) for side in (first, second))
+    else:
+        matched, other = _at_equal_counts(first, second, metric)
+    return summarise(matched - other)
+
+
+def at_matched_fvu(
+    first: Sequence[Study], second: Sequence[Study], metric: str = "mean_max_cosine"
+) -> tuple[float, Estimate]:
+    """Return an FVU that two families of SAEs share, and how much further from chance the first one is there.
+
+    A family is one model's studies over k. The FVU is the geometric middle of the range that both cover. A family's
+    seed-by-seed scores less those of N0 (chance for its own alive counts) are taken there by linear interpolation in
+    log FVU, and their difference is jackknifed over seeds. ValueError: no FVU in common, other SAE seeds.
+    """
+    ranges = [[study.quality["fvu"].value for study in side] for side in (first, second)]
+    low, high = max(min(side) for side in ranges), min(max(side) for side in ranges)
+    require(low < high, "second: FVU", ranges[1], f"a range that overlaps with that of first, {ranges[0]}")
+    seeds = {study.seeds for study in [*first, *second]}
+    require(len(seeds) == 1, "seeds", sorted(seeds), "one seed list for all")
+    fvu = float(np.sqrt(low * high))
+    estimate = stats.difference(*(_interpolated(side, fvu, metric) for side in (first, second)))
+    return fvu, replace(estimate, method=f"{estimate.method}, in this model")
+
+
+def _interpolated(studies: Sequence[Study], fvu: float, metric: str) -> np.ndarray:
+    """Return one family's scores beyond N0 [seeds, seeds] at an FVU inside its range."""
+    ordered = sorted(studies, key=lambda study: study.quality["fvu"].value)
+    levels = np.log([study.quality["fvu"].value for study in ordered])
+    right = min(max(int(np.searchsorted(levels, np.log(fvu))), 1), len(levels) - 1)
+    share = (np.log(fvu) - levels[right - 1]) / (levels[right] - levels[right - 1])
+    a, b = (study.scores(metric) - score_matrix(metric, drawn(study, "N0")) for study in ordered[right - 1 : right + 1])
+    return (1 - share) * a + share * b
 
 
 def against_nulls(

@@ -10,10 +10,10 @@ import pytest
 
 FLOORS = [
     "config provenance evidence",
-    "stats tasks text similarity matching metrics objectives kernels artifacts shards prefixes",
+    "stats resampling tasks text similarity matching metrics objectives kernels artifacts shards prefixes",
     "models grokking architectures saes formats nulls gate plots",
     "activations engines feed calibration training",
-    "study comparison interventions benches report",
+    "study health comparison interventions benches report",
 ]
 FLOOR = {f"husai.{name}": floor for floor, names in enumerate(FLOORS) for name in names.split()}
 LIGHT = ["config", "provenance", "evidence", "stats", "gate", "plots"]

@@ -1,0 +1,105 @@
+"""Conditions are contrasted pair by pair: on the same models and seeds, at equal counts, at equal reconstruction."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from husai import activations, comparison, stats, study
+from husai.config import converged
+from husai.tasks import sparse_dictionary
+
+SEEDS = (0, 1, 2)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setenv("HUSAI_ARTIFACTS", str(tmp_path_factory.mktemp("store")))
+    models = [
+        activations.split(sparse_dictionary(16, 32, 3, 3000, seed=i).activations, seed=i, name=f"model {i}")
+        for i in range(3)
+    ]
+    configs = {(n, k): converged(n, k, steps=128) for n, k in ((32, 1), (32, 3), (32, 8), (16, 2), (16, 4))}
+    yield {shape: studies for (_, shape), studies in study.sweep({"real": models}, configs, SEEDS).items()}
+    patch.undo()
+
+
+def test_a_contrast_is_the_crossed_mean_of_the_paired_differences(found):
+    few, many = found[32, 3], found[32, 8]
+    given = comparison.contrast(few, many, latents="all")
+    wanted = stats.crossed(np.stack([a.scores("mean_max_cosine", "all") - b.scores("mean_max_cosine", "all")
+                                     for a, b in zip(few, many, strict=True)])).estimate  # fmt: skip
+    assert given == wanted and given.n == 3
+    back = comparison.contrast(many, few, latents="all")
+    assert (back.value, back.low) == pytest.approx((-given.value, -given.high))
+    alone = comparison.contrast(few[:1], many[:1], latents="all")
+    assert alone.method.endswith("in this model") and alone.n == len(SEEDS)
+
+
+def test_a_condition_differs_from_itself_by_nothing_and_pairing_removes_the_models_share(found):
+    same = comparison.contrast(found[32, 3], found[32, 3])
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_alive_latents_are_contrasted_at_equal_counts(found):
+    wide, narrow = found[32, 3][:1], found[16, 4][:1]
+    counts = narrow[0].alive.sum(1).minimum(wide[0].alive.sum(1)).tolist()
+    wanted = stats.difference(
+        *(side[0].matrix("mean_max_cosine", side[0].commonest(counts)) for side in (wide, narrow))
+    )
+    assert comparison.contrast(wide, narrow).value == pytest.approx(wanted.value)
+
+
+def test_other_models_and_other_seeds_are_refused(found):
+    a = found[32, 3]
+    with pytest.raises(ValueError, match="other activations"):
+        comparison.contrast(a, a[::-1])
+    with pytest.raises(ValueError, match="second: seeds"):
+        comparison.contrast(a, [replace(one, seeds=(0, 1, 5)) for one in a])
+    with pytest.raises(ValueError, match="2 models"):
+        comparison.contrast(a[:2], a[:2])
+
+
+def test_kappa_scales_the_gap_by_what_the_null_leaves_open(found):
+    row = comparison.compare(found[32, 3], "N0")
+    room = 1 - row.null_score.value
+    assert row.kappa.value * room == pytest.approx(row.gap.value) and row.kappa.low * room == pytest.approx(
+        row.gap.low
+    )
+    assert row.kappa.value == pytest.approx((row.score.value - row.null_score.value) / room)
+
+
+def test_matched_reconstruction_lies_in_both_ranges_and_a_family_equals_itself(found):
+    wide, narrow = ([found[shape][0] for shape in found if shape[0] == n] for n in (32, 16))
+    fvu, gain = comparison.at_matched_fvu(wide, narrow)
+    for family in (wide, narrow):
+        levels = [one.quality["fvu"].value for one in family]
+        assert min(levels) <= fvu <= max(levels)
+    assert comparison.at_matched_fvu(wide, wide)[1].value == 0
+    swapped, loss = comparison.at_matched_fvu(narrow, wide)
+    assert (swapped, loss.value) == pytest.approx((fvu, -gain.value))
+
+
+def test_interpolation_meets_the_studies_at_their_own_fvu(found):
+    few, many = found[32, 3][0], found[32, 8][0]
+    for one in (few, many):
+        given = comparison._interpolated([many, few], one.quality["fvu"].value, "mean_max_cosine")
+        beyond = one.scores("mean_max_cosine") - study.score_matrix(
+            "mean_max_cosine", comparison.drawn(one, "N0")
+        )
+        assert np.allclose(given, beyond)
+
+
+def test_no_reconstruction_in_common_is_said(found):
+    with pytest.raises(ValueError, match="range that overlaps"):
+        comparison.at_matched_fvu([found[32, 1][0]], [found[32, 8][0]])
+
+
+def test_a_stopped_study_is_the_checkpoint_and_scores_as_such(found):
+    one = found[32, 3][0]
+    early = one.stopped(64)
+    assert early.config.steps == 64 and early.saes.W_dec.equal(one.at(64).W_dec)
+    assert early.scores("mean_max_cosine", "all")[0, 1] != one.scores("mean_max_cosine", "all")[0, 1]
+    with pytest.raises(ValueError, match="step is 100; wanted a stored checkpoint"):
+        one.stopped(100)
