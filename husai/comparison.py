@@ -7,11 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from husai import nulls, stats
+from husai import nulls, resampling, stats
 from husai.config import require
 from husai.evidence import Estimate
 from husai.shards import in_memory
 from husai.study import Study, score_matrix
+
+STEADY = 0.02
+"""Largest change of a difference over the last doubling of the steps: the margin within which scores are equal."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,55 @@ def contrast(
     return summarise(matched - other)
 
 
+def paired(first: Sequence[Study], second: Sequence[Study]) -> dict[str, Estimate | float | bool]:
+    """Return the `contrast` of two conditions by both dictionary metrics, and whether training length decides it.
+
+    `drift` is what the first contrast changed over the last doubling of the steps; `steady` says that it is within
+    `STEADY`. ValueError: as `contrast`, or no checkpoint half-way.
+    """
+    found = contrast(first, second)
+    half = ([study.stopped(study.config.steps // 2) for study in side] for side in (first, second))
+    drift = found.value - contrast(*half).value
+    other = contrast(first, second, "hungarian_mcc")
+    return {"difference": found, "hungarian_difference": other, "drift": drift, "steady": abs(drift) < STEADY}
+
+
+def as_published(
+    study: Study, other: Study | None = None, metric: str = "mean_max_cosine"
+) -> dict[str, Estimate | float]:
+    """Return how much more the seeds of a study agree than those of `other`, or than random ones, by all latents.
+
+    `gap` has the jackknife's interval over seeds; `pairs` has that of the sources, pairs being resampled as if they
+    were independent, and `bound` is their conservative lower bound; `times_wider` is the first interval's width over
+    the second's. ValueError: other SAE seeds.
+    """
+    require(other is None or other.seeds == study.seeds, "other: seeds", other and other.seeds, f"{study.seeds}")
+    a = study.scores(metric, "all")
+    b = other.scores(metric, "all") if other else score_matrix(metric, drawn(study, "N0", "all"))
+    gap, pairs = summarise((a - b)[None]), resampling.pair_bootstrap(a, b)
+    times = (gap.high - gap.low) / (pairs.high - pairs.low)
+    return {"gap": gap, "pairs": pairs, "bound": resampling.conservative_bound(a, b), "times_wider": times}
+
+
+def along(study: Study, other: Study | None = None) -> dict[int, Estimate]:
+    """Return the gap of `as_published` at every stored checkpoint after step 0, `{step: estimate}`."""
+    sides = [side for side in (study, other) if side]
+    return {at: as_published(*(side.stopped(at) for side in sides))["gap"] for at in study.steps if at}  # type: ignore[misc]
+
+
+def frontier(studies: Sequence[Study]) -> dict[str, list[tuple[Estimate, Estimate]]]:
+    """Return what one model's SAEs over k score against their FVU: score, kappa_N0, N2, N0, as [(FVU, value)] each."""
+    n0, n2 = ([compare([study], null) for study in studies] for null in ("N0", "N2"))
+    series = {
+        "score": [row.score for row in n0],
+        "kappa_N0": [row.kappa for row in n0],
+        "null N2": [row.null_score for row in n2],
+        "null N0": [row.null_score for row in n0],
+    }
+    fvu = [study.quality["fvu"] for study in studies]
+    return {name: list(zip(fvu, values, strict=True)) for name, values in series.items()}
+
+
 def at_matched_fvu(
     first: Sequence[Study], second: Sequence[Study], metric: str = "mean_max_cosine"
 ) -> tuple[float, Estimate]:
@@ -172,6 +224,12 @@ def failures(studies: Sequence[Study]) -> str:
     """Return, in words, which model fails which gate of `book/quality.toml`; "none" when all pass."""
     found = [f"model {index + 1}: {study.failures}" for index, study in enumerate(studies) if study.failures]
     return "; ".join(found) or "none"
+
+
+def soundness(studies: Sequence[Study]) -> dict[str, Estimate | float | bool | str]:
+    """Return all that is known of a condition's quality: `quality`, `convergence`, `healthy` and `failures`."""
+    gates = {"healthy": healthy(studies), "failures": failures(studies)}
+    return {**quality(studies), **convergence(studies), **gates}
 
 
 def summarise(matrices: np.ndarray) -> Estimate:

@@ -55,7 +55,7 @@ class Study:
 
     def stopped(self, step: int) -> "Study":
         """Return the same study as it stood at a checkpoint; the learning rate followed the whole run's schedule."""
-        require(step in self.steps, "step", step, f"a stored checkpoint, one of {self.steps}")
+        require(step in self.steps[1:], "step", step, f"a stored checkpoint, one of {self.steps[1:]}")
         return replace(self, config=replace(self.config, steps=step))
 
     @property

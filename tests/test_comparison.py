@@ -103,3 +103,41 @@ def test_a_stopped_study_is_the_checkpoint_and_scores_as_such(found):
     assert early.scores("mean_max_cosine", "all")[0, 1] != one.scores("mean_max_cosine", "all")[0, 1]
     with pytest.raises(ValueError, match="step is 100; wanted a stored checkpoint"):
         one.stopped(100)
+
+
+def test_as_published_is_the_gap_to_random_matrices_or_to_another_condition(found):
+    few, many = found[32, 3][0], found[32, 8][0]
+    alone, paired = comparison.as_published(few), comparison.as_published(few, many)
+    assert alone["gap"] == comparison.compare([few], "N0", latents="all").gap
+    assert paired["gap"] == comparison.contrast([few], [many], latents="all")
+    for row in (alone, paired):
+        assert row["pairs"].value == pytest.approx(row["gap"].value)
+        width = (row["pairs"].high - row["pairs"].low) * row["times_wider"]
+        assert width == pytest.approx(row["gap"].high - row["gap"].low)
+        assert row["bound"] < row["gap"].value
+
+
+def test_soundness_says_all_of_a_condition(found):
+    row = comparison.soundness(found[32, 3])
+    assert {"fvu", "l0", "alive", "slope", "init_cosine", "healthy", "failures"} <= row.keys()
+    assert row["healthy"] == (row["failures"] == "none") and row["fvu"].n == 3
+
+
+def test_a_paired_difference_is_steady_when_half_of_the_training_already_had_it(found, monkeypatch):
+    row = comparison.paired(found[32, 3], found[32, 8])
+    early = comparison.contrast(*([one.stopped(64) for one in found[32, k]] for k in (3, 8)))
+    assert row["difference"] == comparison.contrast(found[32, 3], found[32, 8])
+    assert row["drift"] == pytest.approx(row["difference"].value - early.value)
+    assert row["steady"] == (abs(row["drift"]) < 0.02)
+    monkeypatch.setattr(comparison, "STEADY", abs(row["drift"]) * 1.01)
+    assert comparison.paired(found[32, 3], found[32, 8])["steady"]
+
+
+def test_a_path_ends_at_the_study_and_a_frontier_lies_at_the_fvu_of_each(found):
+    few, many = found[32, 3][0], found[32, 8][0]
+    path = comparison.along(few, many)
+    assert list(path) == [64, 128]
+    assert path[128] == comparison.as_published(few, many)["gap"]
+    series = comparison.frontier([few, many])
+    assert [fvu.value for fvu, _ in series["score"]] == [one.quality["fvu"].value for one in (few, many)]
+    assert series["kappa_N0"][1][1] == comparison.compare([many], "N0").kappa
