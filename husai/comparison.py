@@ -11,8 +11,9 @@ from torch import Tensor
 from husai import nulls, stats
 from husai.config import require
 from husai.evidence import Estimate
+from husai.health import GATES
 from husai.shards import in_memory
-from husai.study import GATES, Study, score_matrix
+from husai.study import Study, score_matrix
 
 
 @dataclass(frozen=True)
@@ -93,19 +94,21 @@ def compare(
             for study in studies
         ])  # fmt: skip
     else:
-        pairs = [
-            (study, trained, _shared_counts(study, trained))
-            for study, trained in zip(studies, null, strict=True)
-        ]
-        matched = np.stack([s.matrix(metric, s.commonest(counts), **options) for s, _, counts in pairs])
-        other = np.stack([t.matrix(metric, t.commonest(counts), **options) for _, t, counts in pairs])
+        matched, other = at_equal_counts(studies, others, metric, **options)
     label = name or (null if isinstance(null, str) else "trained null")
     return Comparison(metric, label, *map(summarise, (real, other, matched - other)), matched, other)
 
 
-def _shared_counts(study: Study, trained: Study) -> list[int]:
-    """Return, per seed, the smaller of the two numbers of alive latents."""
-    return torch.minimum(study.alive.sum(1), trained.alive.sum(1)).tolist()
+def at_equal_counts(
+    studies: Sequence[Study], others: Sequence[Study], metric: str, **options: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scores [models, seeds, seeds] of both sides; the side with more alive latents drops its rarest."""
+    matched, other = [], []
+    for study, trained in zip(studies, others, strict=True):
+        counts = torch.minimum(study.alive.sum(1), trained.alive.sum(1)).tolist()
+        matched.append(study.matrix(metric, study.commonest(counts), **options))
+        other.append(trained.matrix(metric, trained.commonest(counts), **options))
+    return np.stack(matched), np.stack(other)
 
 
 def against_nulls(
@@ -157,6 +160,12 @@ def failures(studies: Sequence[Study]) -> str:
     """Return, in words, which model fails which gate of `book/quality.toml`; "none" when all pass."""
     found = [f"model {index + 1}: {study.failures}" for index, study in enumerate(studies) if study.failures]
     return "; ".join(found) or "none"
+
+
+def soundness(studies: Sequence[Study]) -> dict[str, Estimate | float | bool | str]:
+    """Return all that is known of a condition's quality: `quality`, `convergence`, `healthy` and `failures`."""
+    gates = {"healthy": healthy(studies), "failures": failures(studies)}
+    return {**quality(studies), **convergence(studies), **gates}
 
 
 def summarise(matrices: np.ndarray) -> Estimate:

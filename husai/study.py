@@ -1,25 +1,24 @@
 """Multi-seed studies: train or load the SAEs of a condition, and say how good they are."""
 
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import repeat
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from husai import artifacts, metrics, saes, stats, training
-from husai.activations import Activations
+from husai import artifacts, calibration, health, metrics, saes, stats, training
+from husai.activations import Activations, split
 from husai.calibration import Calibration
 from husai.config import NAMES, TrainConfig, log_grid, require
-from husai.evidence import ROOT, Estimate, write_json
+from husai.evidence import Estimate, write_json
 
 MODULES = (
     "config",
@@ -40,7 +39,6 @@ MODULES = (
     "architectures",
     *(f"architectures.{name}" for name in ("base", *NAMES)),
 )
-GATES = tomllib.loads((ROOT / "book" / "quality.toml").read_text())
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,7 @@ class Study:
 
     def stopped(self, step: int) -> "Study":
         """Return the same SAEs, judged by the checkpoint of an earlier step."""
+        require(step in self.steps, "step", step, f"a stored checkpoint, one of {self.steps}")
         return replace(self, step=step)
 
     def at(self, step: int) -> saes.SAEBatch:
@@ -94,33 +93,17 @@ class Study:
         return {key: stats.mean([row[key] for row in rows]) for key in rows[0]}
 
     @cached_property
-    def convergence(self) -> "Convergence":
+    def convergence(self) -> health.Convergence:
         """Whether the score of alive latents has stopped rising and the decoders have left their initialisation."""
         last, half = self.last, self.last // 2
         require(half in self.steps, "steps", last, "a number of steps whose half was kept as a checkpoint")
-        now, then = (
-            score_matrix("mean_max_cosine", self.at(step).decoders(self.alive)) for step in (last, half)
-        )
-        start = self.at(0)
-        pairs = zip(self.decoders, start.decoders(self.alive), strict=True)
-        init = float(np.mean([metrics.init_cosine(now_rows, first_rows) for now_rows, first_rows in pairs]))
-        slope = stats.pairwise(now).value - stats.pairwise(then).value
-        c, gate = self.config, GATES["plateau"]
-        updates = last * c.batch_size * self.saes.config.active / c.sae.d_sae
-        reached = abs(slope) < gate["slope"] and init < gate["init_cosine"] and updates >= gate["updates"]
-        return Convergence(slope, init, updates, reached)
+        start, then, now = (self.at(step).decoders(self.alive) for step in (0, half, last))
+        return health.convergence(replace(self.config, steps=last), start, then, now)
 
     @property
     def passes(self) -> dict[str, bool]:
         """Quality gates of `book/quality.toml` on seed means: a stability claim about SAEs that fail one is void."""
-        q, gate = self.quality, GATES["stability"]
-        return {
-            "explained variance": 1 - q["fvu"].value > gate["explained_variance"],
-            "dead share": 1 - q["alive"].value < gate["dead_share"],
-            "L0 on target": abs(q["l0"].value - self.saes.config.active)
-            <= gate["l0_tolerance"] * self.saes.config.active,
-            "converged": self.convergence.converged,
-        }
+        return health.passes(self.quality, self.saes.config.active, self.convergence.converged)
 
     @property
     def decoders(self) -> list[Tensor]:
@@ -179,19 +162,6 @@ class Study:
         return [self.saes[i].encode(x)[0][:, kept] for i, kept in enumerate(keep)]
 
 
-class Convergence(NamedTuple):
-    """The plateau criterion of recipe G."""
-
-    slope: float
-    """Change of the alive latents' mean max cosine over the last doubling of steps; within +-.01 is wanted."""
-    init_cosine: float
-    """Mean |cos| of the alive decoder rows with their own initialisation; below .5 is wanted."""
-    updates: float
-    """steps * batch * k / d_sae, the mean number of updates a latent; at least 2e4 is wanted."""
-    converged: bool
-    """All three hold."""
-
-
 def run(
     conditions: Mapping[Any, tuple[Activations | Sequence[Activations], TrainConfig]],
     seeds: Sequence[int],
@@ -222,23 +192,38 @@ def run(
 def resolved(acts: Activations, config: TrainConfig, seeds: Sequence[int]) -> TrainConfig:
     """Return the configuration with the k that was chosen on these activations, where it is "auto".
 
-    The choice is kept as an artifact; `calibration` reads how it was made.
+    The choice is kept as an artifact; `calibrate_l0` reads how it was made.
     """
     if config.sae.k != "auto":
         return config
-    return replace(config, sae=replace(config.sae, k=calibration(acts, config, seeds).k))
+    return replace(config, sae=replace(config.sae, k=calibrate_l0(acts, config, seeds).k))
 
 
-def calibration(acts: Activations, config: TrainConfig, seeds: Sequence[int]) -> Calibration:
-    """Return how k is chosen on these activations, for seeds that have no part in it."""
+def calibrate_l0(
+    acts: Activations | Float[Tensor, "n d_model"],
+    config: TrainConfig,
+    seeds: Sequence[int],
+    criterion: str = "description_length",
+) -> Calibration:
+    """Return how many latents an input should use, by a criterion that never looks at agreement between seeds.
+
+    Whatever `config.sae.k` is, it is not used; the SAEs that choose have seeds of their own (`calibration.SEEDS`) and
+    see training rows only. The result holds the curve of all three of `calibration.CRITERIA`, and the k that each
+    would choose. A plain tensor is `split` first. ValueError: `seeds`, those to be evaluated, take part in the choice;
+    an unknown criterion.
+    """
+    calibration.require_disjoint(seeds)
+    calibration.require_criterion(criterion)
+    data = split(acts, 0) if isinstance(acts, Tensor) else acts
+    auto = replace(config, sae=replace(config.sae, k="auto"))
 
     def build(folder: Path) -> None:
-        _, chosen = training.resolve(acts.fit, config, seeds)
+        _, chosen = training.resolve(data.fit, auto, seeds)
         write_json(folder / "calibration.json", chosen._asdict())  # type: ignore[union-attr]
 
-    inputs = [artifacts.content_hash(acts.fit)]
-    folder = artifacts.stored("calibrations", replace(config, shared=""), build, modules=MODULES, inputs=inputs)
-    return Calibration(**json.loads((folder / "calibration.json").read_text()))
+    inputs = [artifacts.content_hash(data.fit)]
+    folder = artifacts.stored("calibrations", replace(auto, shared=""), build, modules=MODULES, inputs=inputs)
+    return Calibration(**json.loads((folder / "calibration.json").read_text())).by(criterion)
 
 
 def _folder(data: list[Activations], config: TrainConfig, seeds: tuple[int, ...], keep: list[int]) -> Path:

@@ -75,3 +75,16 @@ def test_interval_panels_fill_rows_and_hide_what_is_left_over():
     assert [axis.get_visible() for axis in axes] == [True, True, True, False]
     assert [axis.get_ylabel() for axis in axes[:3]] == ["score", "", "score"]
     assert len(plots.interval_panels(panels, "score").axes) == 3
+
+
+def test_curve_panels_keep_axes_lines_bands_and_marks_apart():
+    (level,) = estimates(0.2)
+    figure = plots.curve_panels(
+        {"a": ("k", "score", {"one": ([1, 2], [level, level])}), "b": ("k", "bits", {"x": ([1, 2], [5, 3])})},
+        marks={"b": 2.0},
+    )
+    first, second = figure.axes
+    assert len(first.collections) == 1 and len(second.collections) == 0
+    assert [axis.get_ylabel() for axis in (first, second)] == ["score", "bits"]
+    assert list(second.lines[0].get_ydata()) == [5, 3] and list(second.lines[1].get_xdata()) == [2.0, 2.0]
+    assert second.get_title() == "b" and len(first.lines) == 1

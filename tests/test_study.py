@@ -249,9 +249,9 @@ def test_k_is_chosen_once_for_all_arms_kept_and_used(studies, monkeypatch):
     auto = replace(CONFIG, steps=8, sae=replace(CONFIG.sae, k="auto"))
     found = study.sweep({"real": [acts], "noise": [acts.gaussian(0)]}, {"x": auto}, SEEDS)
     ks = {studied.config.sae.k for (studied,) in found.values()}
-    assert ks == {study.calibration(acts, auto, SEEDS).k} and len(ks) == 1
+    assert ks == {study.calibrate_l0(acts, auto, SEEDS).k} and len(ks) == 1
     monkeypatch.setattr(study.training, "resolve", None)  # a second look trains nothing
-    assert [entry["k"] for entry in study.calibration(acts, auto, SEEDS).curve] == [1, 3, 12]
+    assert [entry["k"] for entry in study.calibrate_l0(acts, auto, SEEDS).curve] == [1, 3, 12]
 
 
 def test_scores_of_different_k_are_not_compared(studies):
