@@ -10,7 +10,7 @@ import pytest
 
 FLOORS = [
     "config provenance evidence",
-    "stats tasks text similarity matching metrics objectives kernels artifacts shards prefixes",
+    "stats simulation tasks text similarity matching metrics objectives kernels artifacts shards prefixes",
     "models grokking architectures saes formats nulls gate plots",
     "activations engines feed calibration training",
     "study comparison interventions benches report",
