@@ -13,7 +13,7 @@ FLOORS = [
     "stats simulation tasks text similarity matching metrics objectives kernels artifacts shards prefixes",
     "models grokking architectures saes formats nulls gate plots",
     "activations engines feed calibration training",
-    "study comparison interventions benches report",
+    "study comparison frontier interventions benches report",
 ]
 FLOOR = {f"husai.{name}": floor for floor, names in enumerate(FLOORS) for name in names.split()}
 LIGHT = ["config", "provenance", "evidence", "stats", "gate", "plots"]
