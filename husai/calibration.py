@@ -45,8 +45,9 @@ def calibrate(
     """Return the k of shortest description length on held-out activations, over candidates up to d_sae / 2.
 
     Bits an input, relative to one that is not reconstructed: see `description_length`. Agreement between seeds is not
-    looked at, and `fit(activations, config, seeds)` trains other seeds than those to be evaluated (`seeds`). The mean
-    |cosine| between decoder rows is recorded beside it. ValueError: `seeds` holds a calibration seed, or d_sae is 1.
+    looked at, and `fit(activations, config, seeds)` trains other seeds than those to be evaluated (`seeds`), whose
+    streams are their own whatever `config.shared` says. The mean |cosine| between decoder rows is recorded beside it.
+    ValueError: `seeds` holds a calibration seed, or d_sae is 1.
     """
     require(not set(seeds) & set(SEEDS), "seeds", list(seeds), f"seeds other than {SEEDS}, which choose k")
     require(config.sae.d_sae >= 2, "d_sae", config.sae.d_sae, "at least two latents where k is to be chosen")
@@ -56,7 +57,7 @@ def calibrate(
     curve: list[dict[str, Any]] = []
     for k in (k for k in CANDIDATES if k <= config.sae.d_sae // 2):
         steps, batch_size = min(config.steps, STEPS), min(config.batch_size, len(fitted))
-        trial = replace(config, sae=replace(config.sae, k=k), steps=steps, batch_size=batch_size)
+        trial = replace(config, sae=replace(config.sae, k=k), steps=steps, batch_size=batch_size, shared="")
         saes = fit(fitted, trial, SEEDS)
         found = [_measured(saes[index], held_out, fitted.mean(0)) for index in range(len(saes))]
         curve.append({"k": k, **{key: sum(row[key] for row in found) / len(found) for key in found[0]}})
@@ -67,7 +68,8 @@ def calibrate(
 def _measured(sae: SAEBatch, x: Tensor, mean: Tensor) -> dict[str, float]:
     row = sae.quality(x, mean)[0]
     noise = row["fvu"] * (x - mean).square().mean().item()
-    energy = sum(sae.encode(part).square().sum().item() for part in x.split(AT_ONCE))
+    squares = sum(sae.encode(part).square().sum(1) for part in x.split(AT_ONCE))
+    energy = (squares * sae.W_dec.square().sum(-1)).sum().item()  # a latent counts in units of what it adds to x_hat
     signal = energy / max(row["l0"] * len(x), 1e-30)
     bits = description_length(row["l0"], row["fvu"], signal / max(noise, 1e-30), *sae.W_dec.shape[1:])
     cosine = decoder_cosine(sae.W_dec[0])

@@ -40,7 +40,7 @@ class SAEBatch:
     b_enc: Float[Tensor, "seeds d_sae"]
     """Encoder bias."""
     W_dec: Float[Tensor, "seeds d_sae d_model"]
-    """Decoder: row j is feature j, of unit length in what `training` trains; files that are read keep their own."""
+    """Decoder: row j is feature j, of unit length if `training` made it with `unit_decoder`; read files keep theirs."""
     b_dec: Float[Tensor, "seeds d_model"]
     """Decoder bias, subtracted from the input of an autoencoder."""
     extra: dict[str, Tensor] = field(default_factory=dict)

@@ -27,6 +27,7 @@ MODULES = (
     "objectives",
     "shards",
     "kernels",
+    "kernels.rows",
     "kernels.selection",
     "kernels.step",
     "engines",
@@ -220,7 +221,7 @@ def calibration(acts: Activations, config: TrainConfig, seeds: Sequence[int]) ->
         write_json(folder / "calibration.json", chosen._asdict())  # type: ignore[union-attr]
 
     inputs = [artifacts.content_hash(acts.fit)]
-    folder = artifacts.stored("calibrations", config, build, modules=MODULES, inputs=inputs)
+    folder = artifacts.stored("calibrations", replace(config, shared=""), build, modules=MODULES, inputs=inputs)
     return Calibration(**json.loads((folder / "calibration.json").read_text()))
 
 

@@ -47,6 +47,22 @@ def test_the_choice_looks_neither_at_the_evaluated_seeds_nor_at_the_rows_it_is_j
     assert all(len(rows) == 2400 for rows, _ in seen)
 
 
+def test_the_choice_depends_neither_on_shared_streams_nor_on_the_units_of_latents():
+    """The same SAEs with decoder rows three times as long describe as much in as many bits."""
+
+    def stretched(x, config, seeds):
+        saes = training.train(x, config, seeds, keep=[]).saes
+        return replace(saes, W_enc=saes.W_enc / 3, b_enc=saes.b_enc / 3, W_dec=3 * saes.W_dec)
+
+    x = sparse_dictionary(16, 32, 2, 3000, seed=0).activations
+    config = replace(AUTO, steps=40, sae=SAEConfig(d_sae=8, k="auto"))
+    _, plain = training.resolve(x, config, [1])
+    assert training.resolve(x, replace(config, shared="init order"), [1])[1] == plain
+    long = calibration.calibrate(x, config, [1], stretched)
+    for one, other in zip(plain.curve, long.curve, strict=True):
+        assert other == pytest.approx(one, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     "call, words",
     [
