@@ -16,10 +16,10 @@ from torch import Tensor
 
 from husai.config import require
 from husai.evidence import Estimate
-from husai.inference import jackknife
 from husai.matching import matching
 from husai.metrics import pairwise_matrix
 from husai.similarity import cosine_matrix, same_width
+from husai.stats import jackknife
 
 
 class Consensus(NamedTuple):

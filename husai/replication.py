@@ -22,10 +22,9 @@ from torch import Tensor
 from husai.config import require
 from husai.consensus import matches
 from husai.evidence import Estimate
-from husai.inference import jackknife
 from husai.saes import ROWS, SAEBatch
 from husai.similarity import cosine_matrix, unit_rows
-from husai.stats import t_interval
+from husai.stats import jackknife, t_interval
 from husai.study import Study
 
 COVARIATES = ("firing_rate", "strength", "alignment", "projection_rank", "neighbour")

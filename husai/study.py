@@ -87,10 +87,15 @@ class Study:
         return self.firing > 1e-3
 
     @cached_property
+    def by_seed(self) -> dict[str, list[float]]:
+        """FVU, L0 and alive share of every seed, on held-out activations."""
+        rows = self.saes.quality(self.activations.held_out, self.activations.mean)
+        return {key: [row[key] for row in rows] for key in rows[0]}
+
+    @cached_property
     def quality(self) -> dict[str, Estimate]:
         """FVU, L0 and alive share over seeds, on held-out activations."""
-        rows = self.saes.quality(self.activations.held_out, self.activations.mean)
-        return {key: stats.mean([row[key] for row in rows]) for key in rows[0]}
+        return {key: stats.mean(values) for key, values in self.by_seed.items()}
 
     @cached_property
     def convergence(self) -> health.Convergence:

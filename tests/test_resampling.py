@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from husai import resampling, stats
+from husai import resampling, simulation, stats
 
 
 def scores(seeds: int, shared: float, seed: int = 0) -> np.ndarray:
-    return stats.simulate(np.random.default_rng(seed), seeds, parts=(0, shared, 0, 1 - 2 * shared))[0]
+    return simulation.simulate(np.random.default_rng(seed), seeds, parts=(0, shared, 0, 1 - 2 * shared))[0]
 
 
 def test_the_value_is_the_mean_over_pairs_and_the_interval_that_of_independent_pairs():
