@@ -8,7 +8,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from benchmarks.timing import interleaved
-from husai.kernels import Recipe, step
+from husai.kernels import Recipe, rows, step
 from husai.kernels.selection import collect, threshold
 
 BATCH, D_MODEL, D_SAE, K = 256, 128, 1024, 32
@@ -21,12 +21,12 @@ def product(rows, encoder, pre):
 
 
 @numba.njit(nogil=True)
-def select(pre, nothing, chosen):
+def select(pre, chosen):
     """Select as the step does, and do nothing with it."""
     level, slope = pre.dtype.type(0), 0.0
     for b in range(pre.shape[0]):
-        level, ties, slope = threshold(pre[b], nothing, False, K, False, (level, slope))
-        collect(pre[b], nothing, False, level, ties, chosen)
+        level, ties, slope = threshold(pre[b], K, False, (level, slope))
+        collect(pre[b], level, ties, chosen)
 
 
 def parts(repeats: int) -> dict[str, list[float]]:
@@ -39,21 +39,23 @@ def parts(repeats: int) -> dict[str, list[float]]:
     moments = tuple(np.zeros_like(w) for w in (encoder, decoder, bias, centre) for _ in range(2))
     recipe = Recipe(
         by_batch=False, signed=False, levels=np.array([D_SAE]), by_rank=False, transcoder=False, centred=True,
-        aligned=False, project=True, clip_norm=1.0, auxk=1 / 32, dead_after=256, k_aux=D_MODEL // 2,
+        aligned=False, project=True, unit=True, encodes=True, decodes=True, clip_norm=1.0, auxk=1 / 32, dead_after=256,
+        k_aux=D_MODEL // 2,
     )  # fmt: skip
     scratch = step._scratch(BATCH, 1, BATCH * (K + D_MODEL // 2), encoder, decoder, False)
-    nothing, losses, silent = np.zeros(D_SAE, np.bool_), np.zeros(2), np.zeros(D_SAE, np.int64)
+    none_dead, losses, silent = np.empty(0, np.int64), np.zeros(2), np.zeros(D_SAE, np.int64)
+    fired = np.zeros(D_SAE, np.bool_)
     gradient, one = scratch.g_encoder, np.float32(1)
 
     def forward() -> int:
         return step._forward(
-            x, order, K, decoder, centre, recipe, nothing, 0, nothing.copy(), recipe.levels, scratch, losses
+            x, order, K, decoder, centre, recipe, none_dead, fired, recipe.levels, scratch, losses
         )
 
     def adam() -> None:
         for weight, first in ((encoder, 0), (decoder, 2)):
             flat = [array.ravel() for array in (weight, gradient, moments[first], moments[first + 1])]
-            step._adam(*flat, one, np.float32(0), one)
+            rows.adam(*flat, one, np.float32(0), one)
 
     def whole() -> None:
         step.topk_steps(
@@ -67,7 +69,7 @@ def parts(repeats: int) -> dict[str, list[float]]:
         entries = forward()
         calls = {
             "encoder product": lambda: product(scratch.rows, encoder, scratch.pre),
-            "selection": lambda: select(scratch.pre, nothing, scratch.chosen),
+            "selection": lambda: select(scratch.pre, scratch.chosen),
             "selection, decoding and errors": forward,
             "sorting by latent": lambda: step._sort_by_latent(entries, scratch),
             "gradients": lambda: step._backward(encoder, decoder, recipe, scratch),

@@ -53,6 +53,18 @@ class Activations(NamedTuple):
         """Return the same activations with nothing held out, as the sources trained."""
         return self._replace(training=torch.ones_like(self.training))
 
+    def subsample(self, share: float, seed: int) -> "Activations":
+        """Return the same held-out rows with a random share of the training rows.
+
+        ValueError: a share outside (0, 1].
+        """
+        require(0 < share <= 1, "share", share, "a share above 0, at most 1")
+        rows = self.training.nonzero()[:, 0]
+        order = torch.randperm(len(rows), generator=generator(seed, "activations/subsample"))
+        kept = ~self.training
+        kept[rows[order[: round(share * len(rows))]]] = True
+        return self._replace(values=self.values[kept], training=self.training[kept])
+
     def gaussian(self, seed: int) -> "Activations":
         """Return normal noise with the mean and covariance of these activations: no structure beyond them."""
         noise = nulls.gaussian(shards.in_memory(self.values), seed)

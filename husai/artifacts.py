@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,13 +36,16 @@ def opened() -> dict[str, str]:
 
 def source_hash(modules: Sequence[str]) -> str:
     """Return a hash over the code of the named `husai` modules: layout, comments and docstrings do not count."""
-    codes = []
-    for module in modules:
-        origin = getattr(find_spec(f"husai.{module}"), "origin", None)
-        if origin is None:
-            raise ValueError(f"modules names {module!r}; wanted a module of husai")
-        codes.append(ast.unparse(_without_docstrings(ast.parse(Path(origin).read_text()))))
-    return fingerprint(codes)
+    return fingerprint([_code(module) for module in modules])
+
+
+@cache
+def _code(module: str) -> str:
+    """Return a module's code without its docstrings; read once a process, as it is imported once."""
+    origin = getattr(find_spec(f"husai.{module}"), "origin", None)
+    if origin is None:
+        raise ValueError(f"modules names {module!r}; wanted a module of husai")
+    return ast.unparse(_without_docstrings(ast.parse(Path(origin).read_text())))
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:

@@ -1,7 +1,8 @@
 """The only comparison: a cross-seed score beside what it would be by chance, and their gap with its interval."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from husai import nulls, stats
 from husai.config import require
 from husai.evidence import Estimate
+from husai.health import GATES
 from husai.shards import in_memory
 from husai.study import Study, score_matrix
 
@@ -23,17 +25,35 @@ class Comparison:
     score: Estimate
     null_score: Estimate
     gap: Estimate
+    matched: np.ndarray = field(repr=False, compare=False)
+    """Score of every pair of seeds as it enters the gap [models, seeds, seeds]."""
+    other: np.ndarray = field(repr=False, compare=False)
+    """The null's score of every pair of seeds [models, seeds, seeds]."""
+
+    @property
+    def kappas(self) -> np.ndarray:
+        """(score - null) / (1 - null) of every pair: `summarise` of a difference compares two conditions."""
+        return (self.matched - self.other) / (1 - self.other + np.eye(len(self.other[0])))  # 0 on the diagonal
+
+    @property
+    def kappa(self) -> Estimate:
+        """The chance-corrected score: 0 at the null, 1 for the same dictionaries."""
+        return summarise(self.kappas)
+
+    @property
+    def ratio(self) -> Estimate:
+        """The sources' statistic, score / null; it cannot exceed 1 / null."""
+        return summarise(self.matched / self.other)
 
     def table(self) -> dict[str, str]:
         """Return the comparison as text, one row of a table."""
-        kappa = (self.score.value - self.null_score.value) / (1 - self.null_score.value)
         row = {
             "metric": self.metric,
             "score": str(self.score),
             "null": self.null,
             "null score": str(self.null_score),
         }
-        return {**row, "gap": str(self.gap), f"kappa_{self.null}": f"{kappa:.3f}", "scope": self.gap.method}
+        return {**row, "gap": str(self.gap), f"kappa_{self.null}": str(self.kappa), "scope": self.gap.method}
 
 
 def compare(
@@ -43,6 +63,7 @@ def compare(
     *,
     name: str = "",
     latents: str = "alive",
+    **options: Any,
 ) -> Comparison:
     """Compare the cross-seed score of alive latents with a null; one entry of `studies` a model.
 
@@ -50,7 +71,9 @@ def compare(
     the studies of a trained null (N4, N5; `name` says which): there the gap is taken at equal alive counts, the rarest
     latents of the side that has more being dropped. With three or more models the intervals generalise over models and
     seeds (`stats.crossed`); else they hold for this model. `metric` is a dictionary metric of `husai.metrics`, or
-    "activation_matching" (trained nulls only). `latents="all"` keeps dead latents, as the sources did.
+    "activation_matching" (trained nulls only), and `options` are the metric's. Drawn rows have the firing rates of the
+    latents that they stand for, and for "shared_fraction" they are encoder and decoder: the most that they can share.
+    `latents="all"` keeps dead latents, as the sources did.
     """
     require(latents in ("alive", "all"), "latents", latents, "'alive' or 'all'")
     require(
@@ -59,35 +82,59 @@ def compare(
     others = [] if isinstance(null, str) else list(null)
     ks = {study.config.sae.k for study in [*studies, *others]}
     require(len(ks) == 1, "k", sorted(ks), "one for all, the null's too: a score depends on it")
-    real = np.stack([study.scores(metric, latents) for study in studies])
+    real = np.stack([study.scores(metric, latents, **options) for study in studies])
     if isinstance(null, str):
         wanted = "a trained null: drawn dictionaries have no activations"
         require(metric != "activation_matching", "null", null, wanted)
         matched = real
-        other = np.stack([score_matrix(metric, drawn(study, null, latents)) for study in studies])
+        other = np.stack([
+            score_matrix(
+                metric, *study.stacks(metric, study.mask(latents), drawn(study, null, latents)), **options
+            )
+            for study in studies
+        ])  # fmt: skip
     else:
-        pairs = [
-            (study, trained, _shared_counts(study, trained))
-            for study, trained in zip(studies, null, strict=True)
-        ]
-        matched = np.stack([study.matrix(metric, study.commonest(counts)) for study, _, counts in pairs])
-        other = np.stack([trained.matrix(metric, trained.commonest(counts)) for _, trained, counts in pairs])
+        matched, other = at_equal_counts(studies, others, metric, **options)
     label = name or (null if isinstance(null, str) else "trained null")
-    return Comparison(metric, label, *(summarise(values) for values in (real, other, matched - other)))
+    return Comparison(metric, label, *map(summarise, (real, other, matched - other)), matched, other)
 
 
-def _shared_counts(study: Study, trained: Study) -> list[int]:
-    """Return, per seed, the smaller of the two numbers of alive latents."""
-    return torch.minimum(study.alive.sum(1), trained.alive.sum(1)).tolist()
+def at_equal_counts(
+    studies: Sequence[Study], others: Sequence[Study], metric: str, **options: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scores [models, seeds, seeds] of both sides; the side with more alive latents drops its rarest."""
+    matched, other = [], []
+    for study, trained in zip(studies, others, strict=True):
+        counts = torch.minimum(study.alive.sum(1), trained.alive.sum(1)).tolist()
+        matched.append(study.matrix(metric, study.commonest(counts), **options))
+        other.append(trained.matrix(metric, trained.commonest(counts), **options))
+    return np.stack(matched), np.stack(other)
 
 
 def against_nulls(
-    studies: Sequence[Study], trained: Mapping[str, Sequence[Study]], metric: str = "mean_max_cosine"
+    studies: Sequence[Study],
+    trained: Mapping[str, Sequence[Study]],
+    metric: str = "mean_max_cosine",
+    **options: Any,
 ) -> dict[str, Comparison]:
     """Return the comparison with every null by its name: N0, N2, N3 where the metric allows, then the trained ones."""
     untrained = [] if metric == "activation_matching" else ["N0", "N2", "N3"]
-    found = {null: compare(studies, null, metric) for null in untrained}
-    return found | {name: compare(studies, null, metric, name=name) for name, null in trained.items()}
+    found = {null: compare(studies, null, metric, **options) for null in untrained}
+    others = {name: compare(studies, null, metric, name=name, **options) for name, null in trained.items()}
+    return found | others
+
+
+def settled(studies: Sequence[Study]) -> bool:
+    """Return whether every study reconstructs and its alive latents have stopped moving, however many are dead.
+
+    That is `healthy` without the share of dead latents, and without the mean number of updates, which counts the dead.
+    """
+    gate = GATES["plateau"]
+    return all(
+        study.passes["explained variance"] and study.passes["L0 on target"]
+        and abs(study.convergence.slope) < gate["slope"] and study.convergence.init_cosine < gate["init_cosine"]
+        for study in studies
+    )  # fmt: skip
 
 
 def healthy(studies: Sequence[Study]) -> bool:
@@ -113,6 +160,12 @@ def failures(studies: Sequence[Study]) -> str:
     """Return, in words, which model fails which gate of `book/quality.toml`; "none" when all pass."""
     found = [f"model {index + 1}: {study.failures}" for index, study in enumerate(studies) if study.failures]
     return "; ".join(found) or "none"
+
+
+def soundness(studies: Sequence[Study]) -> dict[str, Estimate | float | bool | str]:
+    """Return all that is known of a condition's quality: `quality`, `convergence`, `healthy` and `failures`."""
+    gates = {"healthy": healthy(studies), "failures": failures(studies)}
+    return {**quality(studies), **convergence(studies), **gates}
 
 
 def summarise(matrices: np.ndarray) -> Estimate:

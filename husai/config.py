@@ -230,6 +230,22 @@ class TrainConfig:
     """Steps without firing after which a latent counts as dead in training."""
     k_start: float = 1.0
     """Multiple of k at the first step, falling linearly to k over the first half of the steps."""
+    frozen: str = ""
+    """Which half stays at its initialisation, "decoder", "encoder" or none (Korznikov et al. 2026, arXiv 2602.14111).
+
+    With the encoder stay b_enc and what the architecture adds (thresholds, gates, routers); b_dec learns always."""
+    unit_decoder: bool = True
+    """Renormalise the decoder rows after every step; False leaves their norms free.
+
+    Latents then have units of their own, so that an L1 penalty (relu, gated) can be evaded by growing decoder rows."""
+    shared: str = ""
+    """The random streams that all seeds draw as seed 0 does: "", "init", "order" or "init order".
+
+    What varies between seeds is then due to the other stream; "order" is every draw of data, thresholds included."""
+
+    def drawn_as(self, seed: int, stream: Literal["init", "order"]) -> int:
+        """Return the seed whose stream a seed draws from: its own, or 0 where the stream is shared."""
+        return 0 if stream in self.shared.split() else seed
 
     def __post_init__(self) -> None:
         require_types(self, "sae")
@@ -241,6 +257,15 @@ class TrainConfig:
         require(self.auxk >= 0, "auxk", self.auxk, "a weight of at least 0")
         require(self.dead_after >= 1, "dead_after", self.dead_after, "at least one step")
         require(self.k_start >= 1, "k_start", self.k_start, "a multiple of k, at least 1")
+        require(self.frozen in ("", "decoder", "encoder"), "frozen", self.frozen, "'', 'decoder' or 'encoder'")
+        shares = ("", "init", "order", "init order")
+        require(self.shared in shares, "shared", self.shared, f"one of {shares}")
+        apart = not self.sae.aligned
+        require(apart or not self.frozen, "frozen", self.frozen, "'': aligned encoder rows are made of both halves")
+        unit = self.unit_decoder
+        require(apart or unit, "unit_decoder", unit, "True: aligned encoder rows are made for unit decoder rows")
+        wanted = "False with unit_decoder = False: a free norm learns by the part along its row"
+        require(unit or not self.project_gradient, "project_gradient", True, wanted)
 
 
 def published(d_sae: int = 1024, k: int = 32, architecture: str = "topk") -> TrainConfig:
@@ -258,6 +283,15 @@ def converged(d_sae: int = 1024, k: int | Literal["auto"] = 32, steps: int = 409
     At least 2e4 updates a latent are wanted, steps * batch * k / d_sae; `study` checks them and the plateau.
     """
     return TrainConfig(SAEConfig(d_sae=d_sae, k=k, **sae), "converged", steps=steps)
+
+
+def steps_for(config: TrainConfig, updates: float) -> int:
+    """Return the fewest steps at which a latent has had this many updates on average, steps * batch * k / d_sae.
+
+    ValueError: k is "auto", or updates not above 0.
+    """
+    require(updates > 0, "updates", updates, "a number of updates a latent above 0")
+    return math.ceil(updates * config.sae.d_sae / (config.batch_size * config.sae.active))
 
 
 def log_grid(steps: int, first: int = 8) -> list[int]:

@@ -131,6 +131,9 @@ class _Fused:
             centred=sae.decoder_bias,
             aligned=sae.aligned,
             project=c.project_gradient,
+            unit=c.unit_decoder,
+            encodes=c.frozen != "encoder",
+            decodes=c.frozen != "decoder",
             clip_norm=float(c.clip_norm),
             auxk=float(c.auxk),
             dead_after=c.dead_after,
@@ -171,7 +174,10 @@ class _Autograd:
     def __init__(self, config: TrainConfig, state: State) -> None:
         self.config = config
         centre = [state.centre] if config.sae.decoder_bias else []
-        self.weights = [state.encoder, state.decoder, state.bias, *centre, *state.extra.values()]
+        fixed = {"": [], "decoder": [state.decoder], "encoder": [state.encoder, state.bias, *state.extra.values()]}
+        still = {id(weight) for weight in fixed[config.frozen]}
+        every = [state.encoder, state.decoder, state.bias, *centre, *state.extra.values()]
+        self.weights = [weight for weight in every if id(weight) not in still]
         self.adam = torch.optim.Adam(self.weights, betas=(kernels.BETA1, kernels.BETA2), eps=kernels.EPSILON)
 
     def __call__(
@@ -194,14 +200,15 @@ class _Autograd:
             self.adam.param_groups[0]["lr"] = rate
             self.adam.step()
             self.adam.zero_grad()
-            state.decoder.copy_(torch.nn.functional.normalize(state.decoder, dim=-1))
+            if self.config.unit_decoder and self.config.frozen != "decoder":
+                state.decoder.copy_(torch.nn.functional.normalize(state.decoder, dim=-1))
             state.silent.copy_(torch.where(fired, 0, state.silent + 1))
         return torch.stack(losses, 1).double().cpu().numpy()
 
     def _shape_gradients(self, state: State) -> None:
         gradients = [weight.grad for weight in self.weights if weight.grad is not None]
-        if self.config.project_gradient:
-            gradients[1] -= (gradients[1] * state.decoder).sum(-1, keepdim=True) * state.decoder
+        if self.config.project_gradient and state.decoder.grad is not None:
+            state.decoder.grad -= (state.decoder.grad * state.decoder).sum(-1, keepdim=True) * state.decoder
         if self.config.clip_norm:
             norm = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0).sqrt()
             factor = (self.config.clip_norm / (norm + 1e-6)).clamp(max=1)

@@ -44,8 +44,9 @@ def standardiser(activations: Float[Tensor, "n *layers d_model"] | Shards) -> Un
 class Feed:
     """The activations (and a transcoder's targets) of one training, and the order in which each seed sees them.
 
-    A seed draws a fresh permutation of all rows an epoch, so its order depends neither on where the rows lie nor on how
-    many are read at a time: shards train the SAEs that the same rows in memory do, to the byte.
+    A seed draws a fresh permutation of all rows an epoch (seed 0's, where the order is `shared`), so its order depends
+    neither on where the rows lie nor on how many are read at a time: shards train the SAEs that the same rows in memory
+    do, to the byte.
     """
 
     def __init__(
@@ -69,7 +70,8 @@ class Feed:
         self.stretch = CHUNK if self.whole else min(CHUNK, max(1, GATHERED // bytes_a_step))
         """Steps that may be taken at a time."""
         self.n, self.batch_size, self.seeds = len(activations), config.batch_size, seeds
-        self.orders = [_Order(self.n, config.batch_size, seed) for seed in seeds]
+        self.drawn = [config.drawn_as(seed, "order") for seed in seeds]
+        self.orders = [_Order(self.n, config.batch_size, seed) for seed in self.drawn]
 
     def take(self, steps: int) -> tuple[Data, Int[Tensor, "seeds steps batch"]]:
         """Return data, and which of its rows the next `steps` steps of every seed are about."""
@@ -78,7 +80,7 @@ class Feed:
     def shuffled(self, batches: int) -> Iterator[Data]:
         """Yield up to so many batches, each with one part a seed, of a shuffle apart from the training order."""
         count = min(batches, self.n // self.batch_size) * self.batch_size
-        draws = [generator(seed, "sae/threshold") for seed in self.seeds]
+        draws = [generator(seed, "sae/threshold") for seed in self.drawn]
         order = torch.stack([torch.randperm(self.n, generator=draw)[:count] for draw in draws])
         for index in order.split(self.batch_size, 1):
             data, local = self._gather(index)

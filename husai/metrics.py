@@ -19,6 +19,7 @@ from husai.matching import matching
 from husai.similarity import best_cosines, check, same_shape, same_width, unit_rows
 
 RankKind = Literal["singular_entropy", "variance_entropy", "participation_ratio"]
+VarianceKind = Literal["uncentred", "all_values", "own_mean"]
 
 
 def mean_max_cosine(
@@ -181,6 +182,29 @@ def fvu(
     total = (x.double() - mean).square().sum()
     require(bool(total > 0), "x", "equal to the mean everywhere", "activations that vary")
     return float((x.double() - x_hat).square().sum() / total)
+
+
+def other_explained_variance(
+    x: Float[Tensor, "inputs d_model"], x_hat: Float[Tensor, "inputs d_model"], kind: VarianceKind
+) -> float:
+    """Return the explained variance by a definition of the sources; the house's is 1 - `fvu`.
+
+    With e = x - x_hat: `uncentred` 1 - sum e^2 / sum x^2; `all_values` 1 - var(e) / var(x) over all numbers at
+    once, so that a constant error costs nothing; `own_mean` 1 - sum e^2 / sum |x - mean(x)|^2, the mean being that
+    of these rows. ValueError: empty, NaN or Inf, unequal shapes, unknown kind, nothing to explain.
+    """
+    kinds = ("uncentred", "all_values", "own_mean")
+    require(kind in kinds, "kind", kind, f"one of {', '.join(kinds)}")
+    same_shape(x=x, x_hat=x_hat)
+    check(x=x, x_hat=x_hat)
+    x, error = x.double(), x.double() - x_hat
+    none = x.new_zeros(())
+    of_error, of_x = {
+        "uncentred": (none, none), "all_values": (error.mean(), x.mean()), "own_mean": (none, x.mean(0))
+    }[kind]  # fmt: skip
+    total = (x - of_x).square().sum()
+    require(bool(total > 0), "x", "without variance", "activations that vary")
+    return float(1 - (error - of_error).square().sum() / total)
 
 
 def l0(firing_rate: Float[Tensor, " d_sae"]) -> float:

@@ -82,6 +82,16 @@ def data_atoms(acts: Float[Tensor, "inputs d"], n: int, seed: int) -> Float[Tens
     return unit_rows(pool[torch.randperm(len(pool), generator=generator(seed, "nulls/data_atoms"))[:n]])
 
 
+def principal_axes(acts: Float[Tensor, "inputs d"], k: int) -> Float[Tensor, "k d"]:
+    """Return the k directions of largest variance as unit rows: the best linear code of k numbers, an anchor.
+
+    ValueError: NaN or Inf, activations that do not vary, k outside 1 to d.
+    """
+    require(1 <= k <= acts.shape[1], "k", k, f"1 to {acts.shape[1]}, the dimensions")
+    centred = centre(acts)
+    return unit_rows(torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -k:].T)
+
+
 def shuffle_coordinates(acts: Float[Tensor, "inputs d"], seed: int) -> Float[Tensor, "inputs d"]:
     """Return activations with each principal coordinate permuted across inputs: what N4 is trained on.
 

@@ -40,7 +40,7 @@ class SAEBatch:
     b_enc: Float[Tensor, "seeds d_sae"]
     """Encoder bias."""
     W_dec: Float[Tensor, "seeds d_sae d_model"]
-    """Decoder: row j is feature j, of unit length in what `training` trains; files that are read keep their own."""
+    """Decoder: row j is feature j, of unit length if `training` made it with `unit_decoder`; read files keep theirs."""
     b_dec: Float[Tensor, "seeds d_model"]
     """Decoder bias, subtracted from the input of an autoencoder."""
     extra: dict[str, Tensor] = field(default_factory=dict)
@@ -140,6 +140,10 @@ class SAEBatch:
     def firing(self, x: Float[Tensor, "n *layers d_in"]) -> Float[Tensor, "seeds d_sae"]:
         """Return each latent's firing rate on x."""
         return torch.stack([self[index]._applied(x)[1] for index in range(len(self))])
+
+    def reconstruct(self, x: Float[Tensor, "n *layers d_in"]) -> Float[Tensor, "seeds n d_model"]:
+        """Return decode(encode(x)), some rows at a time: all latents need not fit."""
+        return torch.stack([self[index]._applied(x)[0] for index in range(len(self))])
 
     def _applied(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the reconstruction and the firing rates of one SAE, some rows at a time: all latents need not fit."""

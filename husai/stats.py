@@ -7,15 +7,15 @@ intervals.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from itertools import combinations
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats as distributions
 
-from husai.config import require, stream_seed
+from husai.config import require
 from husai.evidence import Estimate
 
 SEEDS_WANTED = "at least 3 seeds: no interval is honest with fewer"
@@ -50,6 +50,24 @@ def difference(a: ArrayLike, b: ArrayLike, *, unit: str = "") -> Estimate:
     if a.ndim == 2:
         a, b = pseudo_values(square(a, "a", 2)), pseudo_values(square(b, "b", 2))
     return t_interval(vector(a, "a", 1) - vector(b, "b", 1), "paired jackknife over seeds", unit)
+
+
+def jackknife(statistic: Callable[[list[int]], float], n: int, *, unit: str = "") -> Estimate:
+    """Return any statistic of n seeds with its delete-one-seed jackknife interval.
+
+    `statistic(indices)` is its value over the seeds at those positions, theta over all of them; every replicate
+    theta_(-i) leaves one seed out of all that the statistic uses. SE^2 = (n-1)/n sum_i (theta_(-i) - mean)^2, the
+    variance of the mean of the pseudo-values n theta - (n-1) theta_(-i); the interval is theta +- t(n-1) SE.
+    ValueError: n below 3, a value that is not finite. Source: Tukey (1958); Arvesen (1969).
+    """
+    require(n >= 3, "n", n, SEEDS_WANTED)
+    everyone = list(range(n))
+    whole = float(statistic(everyone))
+    without = np.array([statistic([j for j in everyone if j != i]) for i in everyone], float)
+    finite = bool(np.isfinite([whole, *without]).all())
+    require(finite, "statistic", [whole, *without.tolist()], "a finite value of all seeds, and without any one of them")
+    pseudo = n * whole - (n - 1) * without
+    return interval(whole, pseudo.std(ddof=1) / math.sqrt(n), n - 1.0, n, "jackknife over seeds", unit)
 
 
 class Crossed(NamedTuple):
@@ -166,6 +184,15 @@ def holm(p_values: ArrayLike) -> np.ndarray:
     return adjusted
 
 
+def pair_sd(matrix: ArrayLike) -> float:
+    """Return the standard deviation of the scores of pairs of different seeds, as `seeds_needed` takes it.
+
+    `matrix` [S, S]. ValueError: as `pairwise`.
+    """
+    scores = square(matrix, "matrix", 2)
+    return float(scores[np.triu_indices(len(scores), 1)].std(ddof=1))
+
+
 def seeds_needed(pair_sd: float, rho: float, effect: float, power: float = 0.8, alpha: float = 0.05) -> int:
     """Return how many seeds each of two unpaired arms needs to find a difference between their scores.
 
@@ -189,67 +216,6 @@ def seeds_needed(pair_sd: float, rho: float, effect: float, power: float = 0.8, 
         high *= 2
     low = max(3, high // 2)
     return next(n for n in range(low, high + 1) if reached(n) >= power)
-
-
-def coverage(
-    n: int,
-    rho: float,
-    repeats: int = 2000,
-    seed: int = 0,
-    method: Literal["jackknife", "pair_bootstrap"] = "jackknife",
-) -> float:
-    """Return how often a nominal 95 % interval contains the truth when n seeds make pairs of correlation rho.
-
-    Scores are a_i + a_j + e_ij, normal, pair variance 1, truth 0. `jackknife` is `pairwise`; `pair_bootstrap`
-    resamples the n(n-1)/2 pairs as if they were independent (1000 resamples, percentiles). ValueError: n < 3,
-    rho outside [0, 1/2].
-    """
-    require(n >= 3, "n", n, SEEDS_WANTED)
-    require(0 <= rho <= 0.5, "rho", rho, "a correlation of pairs that share a seed, 0 to 1/2")
-    require(method in ("jackknife", "pair_bootstrap"), "method", method, "'jackknife' or 'pair_bootstrap'")
-    rng = np.random.default_rng(stream_seed(seed, "stats/coverage"))
-    effect = math.sqrt(rho) * rng.standard_normal((repeats, n))
-    first, second = np.triu_indices(n, 1)
-    noise = math.sqrt(1 - 2 * rho) * rng.standard_normal((repeats, len(first)))
-    pairs = effect[:, first] + effect[:, second] + noise
-    if method == "pair_bootstrap":
-        weights = rng.multinomial(len(first), np.full(len(first), 1 / len(first)), size=1000) / len(first)
-        low, high = np.percentile(pairs @ weights.T, (2.5, 97.5), axis=1)
-        return float(((low <= 0) & (high >= 0)).mean())
-    matrices = np.zeros((repeats, n, n))
-    matrices[:, first, second] = matrices[:, second, first] = pairs
-    phi = pseudo_values(matrices)
-    half = distributions.t.ppf(0.975, n - 1) * phi.std(-1, ddof=1) / math.sqrt(n)
-    return float((np.abs(phi.mean(-1)) <= half).mean())
-
-
-def simulate(
-    rng: np.random.Generator, seeds: int, *, models: int = 1, parts: Sequence[float | int] = (0, 0.3, 0, 0.4)
-) -> np.ndarray:
-    """Return [models, seeds, seeds] scores around 0; parts are the variances of model, seed, both, rest."""
-    model, seed, both, rest = np.sqrt(parts)
-    effect = seed * rng.standard_normal(seeds) + both * rng.standard_normal((models, seeds))
-    noise = np.triu(rest * rng.standard_normal((models, seeds, seeds)), 1)
-    level = model * rng.standard_normal((models, 1, 1))
-    return level + effect[:, :, None] + effect[:, None, :] + noise + noise.swapaxes(1, 2)
-
-
-def crossed_coverage(
-    models: int,
-    seeds: int,
-    parts: Sequence[float | int],
-    repeats: int = 1000,
-    seed: int = 0,
-    alone: bool = False,
-) -> float:
-    """Return how often a nominal 95 % interval of `crossed` contains the truth of `simulate`d scores.
-
-    `alone` takes `pairwise` of the mean over models instead: an interval over SAE seeds, blind to models.
-    """
-    rng = np.random.default_rng(stream_seed(seed, "stats/crossed_coverage"))
-    draws = (simulate(rng, seeds, models=models, parts=parts) for _ in range(repeats))
-    found = (pairwise(x.mean(0)) if alone else crossed(x).estimate for x in draws)
-    return float(np.mean([e.low <= 0 <= e.high for e in found]))
 
 
 def pseudo_values(matrices: np.ndarray) -> np.ndarray:

@@ -1,25 +1,24 @@
 """Multi-seed studies: train or load the SAEs of a condition, and say how good they are."""
 
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import repeat
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from husai import artifacts, metrics, saes, stats, training
-from husai.activations import Activations
+from husai import artifacts, calibration, health, metrics, saes, stats, training
+from husai.activations import Activations, split
 from husai.calibration import Calibration
 from husai.config import NAMES, TrainConfig, log_grid, require
-from husai.evidence import ROOT, Estimate, write_json
+from husai.evidence import Estimate, write_json
 
 MODULES = (
     "config",
@@ -27,6 +26,7 @@ MODULES = (
     "objectives",
     "shards",
     "kernels",
+    "kernels.rows",
     "kernels.selection",
     "kernels.step",
     "engines",
@@ -39,7 +39,6 @@ MODULES = (
     "architectures",
     *(f"architectures.{name}" for name in ("base", *NAMES)),
 )
-GATES = tomllib.loads((ROOT / "book" / "quality.toml").read_text())
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,13 @@ class Study:
     config: TrainConfig
     seeds: tuple[int, ...]
     folder: Path
+    step: int | None = None
+    """Where `stopped` made the study end; None for the last step."""
+
+    def stopped(self, step: int) -> "Study":
+        """Return the same SAEs, judged by the checkpoint of an earlier step."""
+        require(step in self.steps, "step", step, f"a stored checkpoint, one of {self.steps}")
+        return replace(self, step=step)
 
     def at(self, step: int) -> saes.SAEBatch:
         """Return the SAEs of a checkpoint."""
@@ -60,10 +66,15 @@ class Study:
         """Steps of the stored checkpoints."""
         return sorted(int(path.name.removeprefix("step_")) for path in self.folder.glob("step_*"))
 
+    @property
+    def last(self) -> int:
+        """Step of the checkpoint that is judged."""
+        return self.config.steps if self.step is None else self.step
+
     @cached_property
     def saes(self) -> saes.SAEBatch:
-        """The SAEs after the last step."""
-        return self.at(self.config.steps)
+        """The SAEs after the last step, or of the checkpoint that is judged."""
+        return self.at(self.last)
 
     @cached_property
     def firing(self) -> Tensor:
@@ -76,44 +87,28 @@ class Study:
         return self.firing > 1e-3
 
     @cached_property
-    def quality(self) -> dict[str, Estimate]:
-        """FVU, L0 and alive share over seeds, on held-out activations."""
+    def by_seed(self) -> dict[str, list[float]]:
+        """FVU, L0 and alive share of every seed, on held-out activations."""
         rows = self.saes.quality(self.activations.held_out, self.activations.mean)
-        return {key: stats.mean([row[key] for row in rows]) for key in rows[0]}
+        return {key: [row[key] for row in rows] for key in rows[0]}
 
     @cached_property
-    def convergence(self) -> "Convergence":
+    def quality(self) -> dict[str, Estimate]:
+        """FVU, L0 and alive share over seeds, on held-out activations."""
+        return {key: stats.mean(values) for key, values in self.by_seed.items()}
+
+    @cached_property
+    def convergence(self) -> health.Convergence:
         """Whether the score of alive latents has stopped rising and the decoders have left their initialisation."""
-        last, half = self.config.steps, self.config.steps // 2
-        require(
-            half in self.steps,
-            "steps",
-            self.config.steps,
-            "a number of steps whose half was kept as a checkpoint",
-        )
-        now, then = (
-            score_matrix("mean_max_cosine", self.at(step).decoders(self.alive)) for step in (last, half)
-        )
-        start = self.at(0)
-        pairs = zip(self.decoders, start.decoders(self.alive), strict=True)
-        init = float(np.mean([metrics.init_cosine(now_rows, first_rows) for now_rows, first_rows in pairs]))
-        slope = stats.pairwise(now).value - stats.pairwise(then).value
-        c, gate = self.config, GATES["plateau"]
-        updates = c.steps * c.batch_size * self.saes.config.active / c.sae.d_sae
-        reached = abs(slope) < gate["slope"] and init < gate["init_cosine"] and updates >= gate["updates"]
-        return Convergence(slope, init, updates, reached)
+        last, half = self.last, self.last // 2
+        require(half in self.steps, "steps", last, "a number of steps whose half was kept as a checkpoint")
+        start, then, now = (self.at(step).decoders(self.alive) for step in (0, half, last))
+        return health.convergence(replace(self.config, steps=last), start, then, now)
 
     @property
     def passes(self) -> dict[str, bool]:
         """Quality gates of `book/quality.toml` on seed means: a stability claim about SAEs that fail one is void."""
-        q, gate = self.quality, GATES["stability"]
-        return {
-            "explained variance": 1 - q["fvu"].value > gate["explained_variance"],
-            "dead share": 1 - q["alive"].value < gate["dead_share"],
-            "L0 on target": abs(q["l0"].value - self.saes.config.active)
-            <= gate["l0_tolerance"] * self.saes.config.active,
-            "converged": self.convergence.converged,
-        }
+        return health.passes(self.quality, self.saes.config.active, self.convergence.converged)
 
     @property
     def decoders(self) -> list[Tensor]:
@@ -137,20 +132,33 @@ class Study:
             row[rate.argsort(descending=True, stable=True)[:count]] = True
         return keep & self.alive
 
-    def matrix(self, metric: str, keep: Bool[Tensor, "seeds d_sae"]) -> np.ndarray:
-        """Return the seed-by-seed scores of the kept latents: of their decoder rows, or of their codes."""
-        return score_matrix(
-            metric, self.codes(keep) if metric == "activation_matching" else self.saes.decoders(keep)
-        )
+    def matrix(self, metric: str, keep: Bool[Tensor, "seeds d_sae"], **options: Any) -> np.ndarray:
+        """Return the seed-by-seed scores of the kept latents by a metric of `husai.metrics`."""
+        return score_matrix(metric, *self.stacks(metric, keep), **options)
 
-    def scores(self, metric: str, latents: str = "alive") -> np.ndarray:
+    def stacks(
+        self, metric: str, keep: Bool[Tensor, "seeds d_sae"], drawn: Sequence[Tensor] | None = None
+    ) -> list[Sequence[Tensor]]:
+        """Return what a metric takes of every seed's kept latents; `drawn` rows stand in for theirs."""
+        if metric == "activation_matching":
+            return [self.codes(keep)]
+        rows = self.saes.decoders(keep) if drawn is None else drawn
+        if metric == "frequency_weighted_max_cosine":
+            return [rows, [rates[kept] for rates, kept in zip(self.firing, keep, strict=True)]]
+        if metric == "shared_fraction":
+            encoders = [one.T[kept] for one, kept in zip(self.saes.W_enc, keep, strict=True)]
+            return [encoders if drawn is None else drawn, rows]
+        return [rows]
+
+    def scores(self, metric: str, latents: str = "alive", **options: Any) -> np.ndarray:
         """Return `matrix` of the alive latents, or of all; computed once, as every null is compared with it."""
-        if (metric, latents) not in self._scores:
-            self._scores[metric, latents] = self.matrix(metric, self.mask(latents))
-        return self._scores[metric, latents]
+        key = (metric, latents, *sorted(options.items()))
+        if key not in self._scores:
+            self._scores[key] = self.matrix(metric, self.mask(latents), **options)
+        return self._scores[key]
 
     @cached_property
-    def _scores(self) -> dict[tuple[str, str], np.ndarray]:
+    def _scores(self) -> dict[tuple[Any, ...], np.ndarray]:
         return {}
 
     def codes(self, keep: Bool[Tensor, "seeds d_sae"]) -> list[Tensor]:
@@ -159,32 +167,20 @@ class Study:
         return [self.saes[i].encode(x)[0][:, kept] for i, kept in enumerate(keep)]
 
 
-class Convergence(NamedTuple):
-    """The plateau criterion of recipe G."""
-
-    slope: float
-    """Change of the alive latents' mean max cosine over the last doubling of steps; within +-.01 is wanted."""
-    init_cosine: float
-    """Mean |cos| of the alive decoder rows with their own initialisation; below .5 is wanted."""
-    updates: float
-    """steps * batch * k / d_sae, the mean number of updates a latent; at least 2e4 is wanted."""
-    converged: bool
-    """All three hold."""
-
-
 def run(
     conditions: Mapping[Any, tuple[Activations | Sequence[Activations], TrainConfig]],
     seeds: Sequence[int],
     *,
     executor: Executor | None = None,
     trajectory: bool = False,
+    at: Sequence[int] = (),
 ) -> dict[Any, Study]:
     """Return a `Study` a condition, training those that the store does not have.
 
     A condition may give one `Activations` a seed: those SAEs share nothing but the distribution of their data, and are
-    judged on the held-out part of the first. `executor` (any `concurrent.futures.Executor`) spreads the conditions;
-    `trajectory` keeps checkpoints on the whole logarithmic grid, else only those at the start, half-way and at the end.
-    Fewer than 3 seeds allow no interval: ValueError.
+    judged on the held-out part of the first. `executor` (any `concurrent.futures.Executor`) spreads the conditions.
+    Checkpoints are kept at the start, half-way, at the end and at the steps `at`; with `trajectory` on the whole
+    logarithmic grid too. Fewer than 3 seeds allow no interval: ValueError.
     """
     require(
         len(seeds) >= 3, "seeds", list(seeds), "at least 3 seeds, because every score carries an interval"
@@ -192,7 +188,8 @@ def run(
     apply = executor.map if executor else map
     data = [[acts] if isinstance(acts, Activations) else list(acts) for acts, _ in conditions.values()]
     configs = [resolved(acts[0], config, seeds) for acts, (_, config) in zip(data, conditions.values(), strict=True)]
-    folders = list(apply(_folder, data, configs, repeat(tuple(seeds)), repeat(trajectory)))
+    keeps = [sorted({0, c.steps // 2, c.steps, *at, *(log_grid(c.steps) if trajectory else ())}) for c in configs]
+    folders = list(apply(_folder, data, configs, repeat(tuple(seeds)), keeps))
     studies = zip(conditions, data, configs, folders, strict=True)
     return {name: Study(acts[0], config, tuple(seeds), folder) for name, acts, config, folder in studies}
 
@@ -200,33 +197,47 @@ def run(
 def resolved(acts: Activations, config: TrainConfig, seeds: Sequence[int]) -> TrainConfig:
     """Return the configuration with the k that was chosen on these activations, where it is "auto".
 
-    The choice is kept as an artifact; `calibration` reads how it was made.
+    The choice is kept as an artifact; `calibrate_l0` reads how it was made.
     """
     if config.sae.k != "auto":
         return config
-    return replace(config, sae=replace(config.sae, k=calibration(acts, config, seeds).k))
+    return replace(config, sae=replace(config.sae, k=calibrate_l0(acts, config, seeds).k))
 
 
-def calibration(acts: Activations, config: TrainConfig, seeds: Sequence[int]) -> Calibration:
-    """Return how k is chosen on these activations, for seeds that have no part in it."""
+def calibrate_l0(
+    acts: Activations | Float[Tensor, "n d_model"],
+    config: TrainConfig,
+    seeds: Sequence[int],
+    criterion: str = "description_length",
+) -> Calibration:
+    """Return how many latents an input should use, by a criterion that never looks at agreement between seeds.
+
+    Whatever `config.sae.k` is, it is not used; the SAEs that choose have seeds of their own (`calibration.SEEDS`) and
+    see training rows only. The result holds the curve of all three of `calibration.CRITERIA`, and the k that each
+    would choose. A plain tensor is `split` first. ValueError: `seeds`, those to be evaluated, take part in the choice;
+    an unknown criterion.
+    """
+    calibration.require_disjoint(seeds)
+    calibration.require_criterion(criterion)
+    data = split(acts, 0) if isinstance(acts, Tensor) else acts
+    auto = replace(config, sae=replace(config.sae, k="auto"))
 
     def build(folder: Path) -> None:
-        _, chosen = training.resolve(acts.fit, config, seeds)
+        _, chosen = training.resolve(data.fit, auto, seeds)
         write_json(folder / "calibration.json", chosen._asdict())  # type: ignore[union-attr]
 
-    inputs = [artifacts.content_hash(acts.fit)]
-    folder = artifacts.stored("calibrations", config, build, modules=MODULES, inputs=inputs)
-    return Calibration(**json.loads((folder / "calibration.json").read_text()))
+    inputs = [artifacts.content_hash(data.fit)]
+    folder = artifacts.stored("calibrations", replace(auto, shared=""), build, modules=MODULES, inputs=inputs)
+    return Calibration(**json.loads((folder / "calibration.json").read_text())).by(criterion)
 
 
-def _folder(data: list[Activations], config: TrainConfig, seeds: tuple[int, ...], trajectory: bool) -> Path:
+def _folder(data: list[Activations], config: TrainConfig, seeds: tuple[int, ...], keep: list[int]) -> Path:
     require(
         len(data) in (1, len(seeds)),
         "activations",
         f"{len(data)} of them",
         f"one, or one for each of {len(seeds)} seeds",
     )
-    keep = log_grid(config.steps) if trajectory else sorted({0, config.steps // 2, config.steps})
     shares = [seeds] if len(data) == 1 else [(seed,) for seed in seeds]
 
     def build(folder: Path) -> None:
@@ -243,9 +254,9 @@ def _folder(data: list[Activations], config: TrainConfig, seeds: tuple[int, ...]
     return artifacts.stored("saes", [config, list(seeds), keep], build, modules=MODULES, inputs=inputs)
 
 
-def score_matrix(metric: str, dictionaries: Sequence[Tensor], **options: Any) -> np.ndarray:
-    """Return the seed-by-seed matrix of a metric of `husai.metrics`, by its name."""
-    return metrics.pairwise_matrix(getattr(metrics, metric), dictionaries, **options)
+def score_matrix(metric: str, *stacks: Sequence[Tensor], **options: Any) -> np.ndarray:
+    """Return the seed-by-seed matrix of a metric of `husai.metrics`, by its name; one stack of tensors an argument."""
+    return metrics.pairwise_matrix(getattr(metrics, metric), *stacks, **options)
 
 
 def sweep(
@@ -275,19 +286,11 @@ def sweep(
 
 
 def trajectory(study: Study) -> list[dict[str, Any]]:
-    """Return, per stored checkpoint, scores over all latents, FVU, alive share and |cos| to the own initialisation."""
+    """Return, per stored checkpoint, scores over all latents, quality and |cos| to the own initialisation."""
     start, rows = study.at(0), []
-    held_out, mean = study.activations.held_out, study.activations.mean
     for step in study.steps:
-        batch = study.at(step)
-        quality = batch.quality(held_out, mean)
-        init = [metrics.init_cosine(a, b) for a, b in zip(batch.W_dec, start.W_dec, strict=True)]
-        rows.append({
-            "step": step,
-            "mean_max_cosine": stats.pairwise(score_matrix("mean_max_cosine", batch.decoders())),
-            "hungarian_mcc": stats.pairwise(score_matrix("hungarian_mcc", batch.decoders())),
-            "fvu": stats.mean([row["fvu"] for row in quality]),
-            "alive": stats.mean([row["alive"] for row in quality]),
-            "init_cosine": stats.mean(init),
-        })  # fmt: skip
+        now = study.stopped(step)
+        init = [metrics.init_cosine(a, b) for a, b in zip(now.saes.W_dec, start.W_dec, strict=True)]
+        scores = {name: stats.pairwise(now.scores(name, "all")) for name in ("mean_max_cosine", "hungarian_mcc")}
+        rows.append({"step": step, **scores, **now.quality, "init_cosine": stats.mean(init)})
     return rows

@@ -55,11 +55,10 @@ def train(
 
     Loss of a seed: what its architecture says + auxk * mean (error - z_dead W_dec)^2, on activations centred and scaled
     to a mean squared norm of d_model when `config.standardise`. Each seed has its own initialisation and data order,
-    and gives the same SAE alone or in a batch. With k = "auto", `calibration` chooses it first. Checkpoints are kept,
-    and `on_step(step, saes, entry)` is called, at the steps `keep` (default: 0, powers of two from 8, the last).
-    `targets` are what a transcoder reconstructs;
-    `route` reads [n, layers, d_model]. `engine` is "fused" (`engines.FUSED` on the CPU), "autograd", or "auto".
-    All runs on the device of the activations.
+    but for what `config.shared` names, and gives the same SAE alone or in a batch. With k = "auto", `calibration`
+    chooses it first. Checkpoints are kept, and `on_step(step, saes, entry)` is called, at the steps `keep` (default: 0,
+    powers of two from 8, the last). `targets` are what a transcoder reconstructs; `route` reads [n, layers, d_model].
+    `engine` is "fused" (`engines.FUSED` on the CPU), "autograd", or "auto". All runs on the device of the activations.
     Raises ValueError on activations or targets that are not finite floats, do not fit the configuration or each other,
     or are fewer than batch_size, and on a loss that stops being finite (seed, step and learning rate are named).
     """
@@ -123,7 +122,7 @@ def initial_state(config: TrainConfig, data: Data, seeds: Sequence[int]) -> Stat
     sae, d_in, d_model = config.sae, data.x.shape[-1], data.y.shape[-1]
     architecture, starts = ARCHITECTURES[sae.architecture], []
     for seed in seeds:
-        draw = generator(seed, "sae/init")
+        draw = generator(config.drawn_as(seed, "init"), "sae/init")
         if config.tied_init and not sae.transcoder:
             decoder = torch.randn(sae.d_sae, d_model, generator=draw)
             encoder = torch.nn.functional.normalize(decoder, dim=1)
@@ -142,10 +141,13 @@ def initial_state(config: TrainConfig, data: Data, seeds: Sequence[int]) -> Stat
 def fold(state: State, config: TrainConfig, feed: Feed) -> SAEBatch:
     """Return the SAEs in raw activation units: standardising is absorbed by biases, thresholds and routers.
 
-    Decoder rows stay unit, so latents are those of the training divided by the target's scale. Where the input is not
-    centred by b_dec (transcoders, routed layers), its mean is extra["b_in"].
+    Decoder rows stay as trained, so latents are those of the training divided by the target's scale. Where the input is
+    not centred by b_dec (transcoders, routed layers), its mean is extra["b_in"]. ValueError: an encoder that is not
+    finite, or a decoder row that is not, is zero, or (`unit_decoder`) has lost its length.
     """
-    broken = ~(state.decoder.square().sum(-1).min(1).values > 0.5) | ~state.encoder.isfinite().all(-1).all(-1)
+    norms = state.decoder.square().sum(-1)
+    whole = (norms > (0.5 if config.unit_decoder else 0)) & norms.isfinite()
+    broken = ~(whole.all(1) & state.encoder.isfinite().all(-1).all(-1))
     if bool(broken.any()):
         seed = feed.seeds[int(broken.nonzero()[0])]
         raise ValueError(f"weights of seed {seed} stopped being finite (lr {config.lr:g}); wanted a lower lr")

@@ -44,6 +44,18 @@ def test_split_holds_out_a_fifth_and_whole_holds_out_nothing():
         activations.split(torch.full((5, 2), float("inf")), seed=0)
 
 
+def test_a_subsample_keeps_the_held_out_rows_and_a_share_of_the_others():
+    acts = activations.split(torch.randn(50, 4), seed=0)
+    half, again, other = acts.subsample(0.5, 3), acts.subsample(0.5, 3), acts.subsample(0.5, 4)
+    assert torch.equal(half.held_out, acts.held_out) and len(half.fit) == len(acts.fit) / 2
+    rows = {tuple(row) for row in acts.fit.tolist()}
+    assert {tuple(row) for row in half.fit.tolist()} < rows
+    assert torch.equal(half.values, again.values) and not torch.equal(half.values, other.values)
+    assert torch.equal(acts.subsample(1.0, 0).values, acts.values)
+    with pytest.raises(ValueError, match="share is 0.0; wanted a share above 0"):
+        acts.subsample(0.0, 0)
+
+
 @pytest.mark.parametrize("rows_per_shard", [10, 1000])
 def test_extracted_shards_are_the_collected_rows_with_the_same_split_and_mean(tmp_path, rows_per_shard):
     hook = "blocks.1.hook_resid_post"

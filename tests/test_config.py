@@ -13,6 +13,7 @@ from husai.config import (
     fingerprint,
     log_grid,
     published,
+    steps_for,
     stream_seed,
 )
 
@@ -73,8 +74,19 @@ def test_fingerprint_sees_every_field_and_the_type():
         (lambda: TrainConfig(SAEConfig(), steps=10.0), ["steps is 10.0; wanted an integer"]),
         (lambda: TrainConfig(SAEConfig(), batch_size="64"), ["batch_size is '64'; wanted an integer"]),
         (lambda: TrainConfig(SAEConfig(), k_start=0.5), ["k_start is 0.5", "at least 1"]),
+        (lambda: TrainConfig(SAEConfig(), frozen="both"), ["frozen is 'both'; wanted '', 'decoder' or 'encoder'"]),
+        (lambda: TrainConfig(SAEConfig(), frozen=None), ["frozen is None; wanted a string"]),
+        (lambda: TrainConfig(SAEConfig(aligned=True), frozen="decoder"), ["frozen is 'decoder'", "aligned"]),
+        (lambda: TrainConfig(SAEConfig(), unit_decoder=False), ["project_gradient is True", "unit_decoder = False"]),
+        (
+            lambda: TrainConfig(SAEConfig(aligned=True), unit_decoder=False, project_gradient=False),
+            ["unit_decoder is False", "aligned"],
+        ),
+        (lambda: TrainConfig(SAEConfig(), shared="order init"), ["shared is 'order init'", "'init order'"]),
         (lambda: TaskConfig(format="sneaky"), ["format is 'sneaky'", "leaked"]),
         (lambda: TaskConfig(train_fraction=1.0), ["train_fraction is 1.0"]),
+        (lambda: steps_for(converged(), 0), ["updates is 0", "above 0"]),
+        (lambda: steps_for(converged(k="auto"), 9), ["k is 'auto'"]),
         (lambda: ModelConfig(n_heads=3), ["n_heads is 3", "128"]),
         (lambda: TrainConfig(SAEConfig(), steps=0), ["steps is 0"]),
         (lambda: ModelConfig(warmup=0), ["warmup is 0"]),
@@ -93,6 +105,13 @@ def test_recipes_are_the_ones_the_book_names():
     assert not published().sae.decoder_bias and published().auxk == 0
     assert converged(512, 8).sae == SAEConfig(d_sae=512, k=8)
     assert converged(512, "auto").sae.k == "auto"
+
+
+def test_steps_for_is_the_fewest_that_reach_the_wanted_updates():
+    config = converged(1024, 32)
+    steps = steps_for(config, 2e4)
+    assert steps * 256 * 32 / 1024 >= 2e4 > (steps - 1) * 256 * 32 / 1024
+    assert steps_for(converged(2048, 32), 2e4) == 2 * steps == steps_for(converged(1024, 16), 2e4)
 
 
 def test_log_grid_has_both_ends_and_every_doubling():

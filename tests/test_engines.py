@@ -27,6 +27,17 @@ CONFIGS = {
     "matryoshka": replace(TOPK, sae=SAEConfig("matryoshka", 40, 3, groups=(5, 17, 40))),
     "matryoshka with auxk": replace(AUXK, sae=SAEConfig("matryoshka", 200, 3)),
     "hierarchical_topk": replace(TOPK, sae=SAEConfig("hierarchical_topk", 40, 5)),
+    "frozen decoder": replace(TOPK, frozen="decoder"),
+    "frozen decoder with auxk": replace(AUXK, frozen="decoder", tied_init=False),
+    "frozen encoder": replace(TOPK, frozen="encoder"),
+    "frozen encoder with auxk": replace(AUXK, frozen="encoder"),
+    "frozen encoder of a transcoder": replace(TOPK, sae=SAEConfig("topk", 40, 3, transcoder=True), frozen="encoder"),
+    "frozen decoder, batch_topk": replace(TOPK, sae=SAEConfig("batch_topk", 40, 3), frozen="decoder"),
+    "free norms": replace(TOPK, unit_decoder=False, project_gradient=False),
+    "free norms with auxk": replace(AUXK, unit_decoder=False, project_gradient=False),
+    "shared start": replace(TOPK, shared="init"),
+    "shared order": replace(TOPK, sae=SAEConfig("batch_topk", 40, 3), shared="order"),
+    "auxk of fewer than k_aux": replace(AUXK, sae=SAEConfig("topk", 12, 1)),
     "budgets with auxk": replace(AUXK, sae=SAEConfig("hierarchical_topk", 200, 5, groups=(1, 3))),
 }
 
@@ -76,20 +87,33 @@ def test_selection_agrees_with_topk_whatever_it_starts_from(signed, start):
     ]
     for row in rows:
         chosen = np.empty(51, np.int64)
-        level, ties, _ = selection.threshold(row, np.ones(50, bool), False, 7, signed, start)
-        count, _ = selection.collect(row, np.ones(50, bool), False, level, ties, chosen)
+        level, ties, _ = selection.threshold(row, 7, signed, start)
+        count, _ = selection.collect(row, level, ties, chosen)
         wanted = torch.tensor(row).topk(7).values
         wanted = wanted if signed else wanted[wanted > 0]
         found = row[chosen[:count]]
         assert sorted(found if signed else found[found > 0]) == pytest.approx(sorted(wanted.tolist()))
 
 
-def test_selection_among_some_latents_leaves_the_others_out():
-    row, allowed = np.arange(50.0), np.arange(50) % 2 == 0
-    chosen = np.empty(51, np.int64)
-    level, ties, _ = selection.threshold(row, allowed, True, 4, False, (0.0, 0.0))
-    count, _ = selection.collect(row, allowed, True, level, ties, chosen)
-    assert chosen[:count].tolist() == [42, 44, 46, 48]
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("dead", [0, 1, 5, 17, 50], ids=lambda dead: f"{dead} of 50 dead")
+def test_selection_among_dead_latents_is_topk_with_the_others_masked(dead, kind):
+    """Against the masked top-k of the autograd path; the guess is carried from row to row, as in a step."""
+    draw, guess = np.random.default_rng(dead), (kind(0), 0.0)
+    indices = np.sort(draw.permutation(50)[:dead])
+    mask = torch.zeros(50, dtype=torch.bool)
+    mask[torch.from_numpy(indices)] = True
+    packed, chosen = np.full(50, np.nan, kind), np.empty(51, np.int64)
+    normal, levels = draw.standard_normal((40, 50)), draw.integers(-2, 4, (40, 50))
+    rows = np.r_[normal, levels, 3 + normal, -np.abs(normal[:5]), np.zeros((2, 50)), np.ones((2, 50))].astype(kind)
+    for row in rows:
+        for k in (1, 3, 5, 16, 50, 80):
+            count, guess = selection.select_among(row, indices, k, guess, packed, chosen)
+            wanted = torch.where(mask, torch.from_numpy(row), -torch.inf).topk(min(k, dead)).values
+            found = chosen[:count].tolist()
+            assert found == sorted(set(found)) and set(found) <= set(indices.tolist())
+            assert sorted(v for v in row[found] if v > 0) == sorted(wanted[wanted > 0].tolist())
+            assert min(row[found], default=1) >= 0  # zeros decode to nothing
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 3, 5])

@@ -25,10 +25,11 @@ def test_an_edited_selection_is_what_the_step_runs(tmp_path):
     copy.mkdir(parents=True)
     (copy.parent / "__init__.py").write_text("")
     (copy / "step.py").write_text(
-        "from husai.kernels.selection import level, compiled\nBETA1 = BETA2 = EPSILON = Recipe = 0\n\n"
+        "from husai.kernels.selection import level, compiled\nRecipe = 0\n\n"
         "@compiled\ndef topk_steps():\n    return level()\n"
     )
-    shutil.copy(HERE / "__init__.py", copy)
+    for name in ("__init__.py", "rows.py"):
+        shutil.copy(HERE / name, copy)
     found = []
     for value in (1, 22):  # of another length, which Python's own cache goes by
         (copy / "selection.py").write_text(

@@ -10,10 +10,11 @@ import pytest
 
 FLOORS = [
     "config provenance evidence",
-    "stats tasks synthetic text similarity matching metrics objectives kernels artifacts shards prefixes",
+    "stats simulation resampling fitting tasks synthetic text similarity matching metrics consensus orbits objectives "
+    "kernels artifacts shards prefixes",
     "models grokking architectures saes formats nulls gate plots",
-    "activations engines feed calibration training",
-    "study comparison identifiability interventions benches report",
+    "activations engines feed calibration training health",
+    "study comparison contrasts frontier dynamics replication identifiability interventions benches report",
 ]
 FLOOR = {f"husai.{name}": floor for floor, names in enumerate(FLOORS) for name in names.split()}
 LIGHT = ["config", "provenance", "evidence", "stats", "gate", "plots"]

@@ -18,6 +18,7 @@ from husai.metrics import (
     init_cosine,
     l0,
     mean_max_cosine,
+    other_explained_variance,
     pairwise_matrix,
     recovery,
     shared_fraction,
@@ -203,6 +204,19 @@ def test_fvu_is_centred_by_the_given_mean() -> None:
     assert fvu(x, x + 1, mean) > 0.5, "a constant error is not free"
 
 
+def test_the_sources_definitions_of_explained_variance_forgive_different_errors() -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 6, generator=draw).double() + 10
+    noisy, mean = x + torch.randn(40, 6, generator=draw), x.mean(0)
+    assert other_explained_variance(x, noisy, "own_mean") == pytest.approx(1 - fvu(x, noisy, mean))
+    wanted = 1 - float(np.var((x - noisy).numpy()) / np.var(x.numpy()))
+    assert other_explained_variance(x, noisy, "all_values") == pytest.approx(wanted)
+    assert other_explained_variance(x, noisy, "uncentred") > 0.98, "noise as large as the spread passes for nothing"
+    assert other_explained_variance(x, x + 3, "all_values") == pytest.approx(1), "a constant error is free"
+    assert other_explained_variance(x, x + 3, "own_mean") < 0
+    assert other_explained_variance(x, mean.expand(40, 6), "own_mean") == pytest.approx(0)
+
+
 def test_pairwise_matrix_passes_all_of_one_seed_then_all_of_the_other() -> None:
     decoders = torch.stack([isotropic(20, 12, seed) for seed in range(3)])
     rates = [torch.rand(20) for _ in range(3)]
@@ -261,6 +275,8 @@ def test_comparisons_refuse(name: str, bad: torch.Tensor) -> None:
         (lambda: fvu(GOOD, GOOD, torch.ones(2)), "mean.shape"),
         (lambda: fvu(GOOD, NAN, torch.ones(3)), "x_hat is 'NaN"),
         (lambda: fvu(GOOD, GOOD, torch.ones(3)), "x is 'equal to the mean"),
+        (lambda: other_explained_variance(GOOD, GOOD, "global"), "kind is 'global'; wanted one of uncentred"),
+        (lambda: other_explained_variance(GOOD, GOOD, "own_mean"), "x is 'without variance'"),
         (lambda: init_cosine(GOOD, NARROW), "initial.shape"),
         (lambda: l0(torch.tensor([0.1, torch.nan])), "firing_rate"),
         (lambda: alive_fraction(torch.tensor([0.1, torch.nan])), "firing_rate"),

@@ -153,3 +153,14 @@ def test_gaussian_noise_keeps_mean_and_covariance_and_nothing_else() -> None:
     standard = (noise - noise.mean(0)) / noise.std(0)
     assert (standard**4).mean().item() == pytest.approx(3, abs=0.2)
     assert not torch.equal(noise, nulls.gaussian(acts, seed=2))
+
+
+def test_principal_axes_are_the_linear_code_of_least_error():
+    acts = power_law(1.0)
+    axes = nulls.principal_axes(acts, 5)
+    assert torch.allclose(axes @ axes.T, torch.eye(5), atol=1e-5)
+    singular = torch.linalg.svdvals(acts.double() - acts.double().mean(0))
+    kept = ((acts.double() - acts.double().mean(0)) @ axes.double().T).square().sum()
+    assert kept.item() == pytest.approx(singular[:5].square().sum().item(), rel=1e-5)
+    with pytest.raises(ValueError, match="k is 129; wanted 1 to 128"):
+        nulls.principal_axes(acts, 129)

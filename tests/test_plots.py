@@ -66,3 +66,25 @@ def test_pairs_shows_every_pair_once_and_a_null_only_where_it_is_given():
     levels = [line for line in axis.lines if line.get_label() == "N0"]
     assert [level.get_ydata().tolist() for level in levels] == [[0.05, 0.05]]
     assert 1 - 0.5 < levels[0].get_xdata()[0] < 1
+
+
+def test_interval_panels_fill_rows_and_hide_what_is_left_over():
+    panels = {name: ("width", {"line": ([1, 2], estimates(0.1, 0.2))}) for name in ("one", "two", "three")}
+    axes = plots.interval_panels(panels, "score", columns=2).axes
+    assert [axis.get_title() for axis in axes] == ["one", "two", "three", ""]
+    assert [axis.get_visible() for axis in axes] == [True, True, True, False]
+    assert [axis.get_ylabel() for axis in axes[:3]] == ["score", "", "score"]
+    assert len(plots.interval_panels(panels, "score").axes) == 3
+
+
+def test_curve_panels_keep_axes_lines_bands_and_marks_apart():
+    (level,) = estimates(0.2)
+    figure = plots.curve_panels(
+        {"a": ("k", "score", {"one": ([1, 2], [level, level])}), "b": ("k", "bits", {"x": ([1, 2], [5, 3])})},
+        marks={"b": 2.0},
+    )
+    first, second = figure.axes
+    assert len(first.collections) == 1 and len(second.collections) == 0
+    assert [axis.get_ylabel() for axis in (first, second)] == ["score", "bits"]
+    assert list(second.lines[0].get_ydata()) == [5, 3] and list(second.lines[1].get_xdata()) == [2.0, 2.0]
+    assert second.get_title() == "b" and len(first.lines) == 1

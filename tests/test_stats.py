@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from husai import stats
+from husai import simulation, stats
 from husai.evidence import Estimate
 
-scores = stats.simulate
+scores = simulation.simulate
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 8])
@@ -49,21 +49,27 @@ def test_difference_is_paired() -> None:
     assert vectors.value == pytest.approx(4 / 3) and vectors.n == 3
 
 
-@pytest.mark.parametrize("n", [5, 8])
-def test_jackknife_covers_and_the_pair_bootstrap_does_not(n: int) -> None:
-    jackknife, bootstrap = (stats.coverage(n, 0.25, method=m) for m in ("jackknife", "pair_bootstrap"))
-    print(
-        f"coverage of 95 % intervals, {n} seeds, rho .25: jackknife {jackknife:.3f}, pair bootstrap {bootstrap:.3f}"
-    )
-    assert 0.93 <= jackknife <= 0.98
-    assert bootstrap < 0.80
+def test_jackknife_of_any_statistic_is_the_special_ones_where_they_exist() -> None:
+    rng = np.random.default_rng(11)
+    matrix, values = scores(rng, 5)[0], rng.standard_normal(5)
+
+    def of_pairs(kept: list[int]) -> float:
+        return float(np.mean([matrix[p] for p in combinations(kept, 2)]))
+
+    assert_same(stats.jackknife(of_pairs, 5), stats.pairwise(matrix))
+    assert_same(stats.jackknife(lambda kept: values[kept].mean(), 5), stats.mean(values))
 
 
-def test_coverage_simulates_what_pairwise_does() -> None:
-    rng = np.random.default_rng(1)
-    draws = [stats.pairwise(scores(rng, 5, parts=(0, 0.25, 0, 0.5))[0]) for _ in range(1500)]
-    hits = np.mean([e.low <= 0 <= e.high for e in draws])
-    assert hits == pytest.approx(stats.coverage(5, 0.25), abs=0.02)
+def assert_same(a: Estimate, b: Estimate) -> None:
+    assert (a.value, a.low, a.high) == pytest.approx((b.value, b.low, b.high))
+    assert a.n == b.n and a.method.endswith("t(4)")
+
+
+def test_jackknife_of_a_smooth_function_is_the_delta_method() -> None:
+    values = 10 + np.random.default_rng(12).standard_normal(400)
+    found, plain = stats.jackknife(lambda kept: np.log(values[kept].mean()), 400), stats.mean(values)
+    assert found.value == pytest.approx(np.log(plain.value))
+    assert found.high - found.low == pytest.approx((plain.high - plain.low) / plain.value, rel=0.01)
 
 
 def test_crossed_is_the_sum_of_two_jackknives() -> None:
@@ -107,13 +113,6 @@ def test_crossed_covers_and_its_variances_are_unbiased(models: int, parts: tuple
         assert seeds_alone < 0.9, "an interval over seeds alone does not generalise over models"
     variances = np.mean([r[1:4] for r in results], axis=0)
     assert variances == pytest.approx([parts[0], parts[1], 2 * parts[2] + parts[3]], rel=0.1, abs=0.1)
-
-
-def test_crossed_coverage_needs_the_models_in_the_interval() -> None:
-    parts = (4, 0.25, 0.25, 0.5)
-    both, seeds_alone = (stats.crossed_coverage(3, 5, parts, 600, alone=alone) for alone in (False, True))
-    assert 0.93 <= both <= 0.99 and seeds_alone < 0.9
-    assert both == stats.crossed_coverage(3, 5, parts, 600)
 
 
 def test_crossed_takes_one_value_a_seed_too() -> None:
@@ -219,8 +218,8 @@ GAP = np.where(np.eye(4, k=1) + np.eye(4, k=-1), np.nan, 0.5)
         (lambda: stats.seeds_needed(0.1, 0.6, 0.1), "rho is 0.6"),
         (lambda: stats.seeds_needed(0.1, 0.2, 0.0), "effect is 0.0"),
         (lambda: stats.seeds_needed(0.1, 0.2, 0.1, power=0.01), "alpha, power"),
-        (lambda: stats.coverage(2, 0.2), "n is 2"),
-        (lambda: stats.coverage(5, 0.9), "rho is 0.9"),
+        (lambda: stats.jackknife(len, 2), "n is 2; wanted at least 3 seeds"),
+        (lambda: stats.jackknife(lambda kept: np.nan if 0 in kept else 1.0, 3), "statistic is .*nan"),
     ],
 )
 def test_refusals(call, message: str) -> None:

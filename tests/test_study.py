@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from husai import activations, calibration, comparison, nulls, shards, study
+from husai import activations, calibration, comparison, metrics, nulls, shards, stats, study
 from husai.config import converged
 from husai.tasks import sparse_dictionary
 
@@ -63,6 +63,17 @@ def test_shards_are_the_study_of_the_same_rows_in_memory(studies, tmp_path):
         comparison.drawn(found["shards"], "N2")
 
 
+def test_the_shared_fraction_takes_encoders_too_and_its_options(studies):
+    real = studies["real"]
+    encoders = [one.T[kept] for one, kept in zip(real.saes.W_enc, real.alive, strict=True)]
+    wanted = metrics.pairwise_matrix(metrics.shared_fraction, encoders, real.decoders, tau=0.9)
+    strict = comparison.compare([real], "N2", "shared_fraction", tau=0.9)
+    assert strict.score.value == pytest.approx(stats.pairwise(wanted).value)
+    assert strict.score.value < comparison.compare([real], "N2", "shared_fraction", tau=0.3).score.value
+    loose = comparison.compare([real], [studies["N4"]], "shared_fraction", tau=0.3)
+    assert loose.null_score.value > comparison.compare([real], "N0", "shared_fraction", tau=0.99).null_score.value
+
+
 def test_drawn_nulls_have_each_seeds_own_alive_count(studies):
     real = studies["real"]
     assert [len(rows) for rows in comparison.drawn(real, "N2")] == real.alive.sum(1).tolist()
@@ -108,6 +119,36 @@ def test_all_latents_and_alive_latents_differ_when_some_are_dead(studies):
         comparison.compare([wide], "N0", latents=latents).null_score.value for latents in ("alive", "all")
     )
     assert every > alive
+
+
+def test_kappa_corrects_every_pair_for_chance_and_compares_conditions(studies):
+    """Against N0, whose level depends on the widths alone, kappa is known from score and null."""
+    found = comparison.compare([studies["real"]], "N0", "hungarian_mcc")
+    expected = (found.score.value - found.null_score.value) / (1 - found.null_score.value)
+    assert found.kappa.value == pytest.approx(expected, abs=1e-3)
+    assert found.kappa.low < found.kappa.value < found.kappa.high and found.kappa.n == len(SEEDS)
+    assert found.ratio.value == pytest.approx(found.score.value / found.null_score.value, rel=1e-2)
+    assert found.table()["kappa_N0"] == str(found.kappa)
+
+
+def test_dead_latents_lower_the_score_of_all_and_not_the_one_weighted_by_use(studies):
+    """An SAE eight times too wide: most latents die where they started; those in use have found the truth."""
+    acts = studies["real"].activations
+    wide = study.run({"x": (acts, converged(256, 3, steps=256))}, SEEDS)["x"]
+    score = "frequency_weighted_max_cosine"
+    used = comparison.compare([wide], "N0", score, latents="all")
+    every = comparison.compare([wide], "N0", latents="all")
+    assert used.gap.low > every.gap.high
+    assert used.null_score.value == pytest.approx(every.null_score.value, abs=0.03), "chance does not know of use"
+    rates = [torch.ones(256) for _ in SEEDS]
+    plain = study.score_matrix(score, wide.saes.decoders(), rates)
+    assert np.allclose(plain, wide.scores("mean_max_cosine", "all"), atol=1e-6)
+
+
+def test_settled_looks_past_dead_latents_but_not_past_a_start_that_was_not_left(studies):
+    acts = studies["real"].activations
+    fresh = study.run({"x": (acts, converged(32, 3, steps=8))}, SEEDS)["x"]
+    assert comparison.settled([studies["real"]]) and not comparison.settled([studies["real"], fresh])
 
 
 def test_sweep_groups_models_under_arm_and_configuration(studies):
@@ -171,6 +212,19 @@ def test_trajectory_starts_at_the_initialisation(studies):
     assert rows[-1]["fvu"].value < rows[0]["fvu"].value
 
 
+def test_a_stopped_study_is_the_study_of_its_checkpoint(studies):
+    acts, config = studies["real"].activations, replace(converged(24, 3, steps=96), decay_share=0.0)
+    long = study.run({"x": (acts, config)}, SEEDS, at=[24, 12])["x"]
+    short = study.run({"x": (acts, replace(config, steps=24))}, SEEDS)["x"]
+    assert long.steps == [0, 12, 24, 48, 96]
+    then = long.stopped(24)
+    assert torch.equal(then.saes.W_dec, short.saes.W_dec), "without decay, the first steps of both are the same"
+    assert then.quality == short.quality and then.convergence == short.convergence
+    assert comparison.compare([then], "N0").score == comparison.compare([short], "N0").score
+    assert long.quality != then.quality
+    assert long.stopped(0).convergence.init_cosine == pytest.approx(1, abs=1e-5)
+
+
 def test_two_seeds_are_refused(studies):
     with pytest.raises(ValueError, match="seeds is .*at least 3 seeds"):
         study.run({"x": (studies["real"].activations, CONFIG)}, (0, 1))
@@ -185,7 +239,7 @@ def test_unknown_nulls_and_misplaced_metrics_are_refused(studies):
 
 def test_comparison_table_names_its_null(studies):
     row = comparison.compare([studies["real"]], "N2").table()
-    assert "kappa_N2" in row and "N2" in row["null"] and np.isfinite(float(row["kappa_N2"]))
+    assert "N2" in row["null"] and np.isfinite(float(row["kappa_N2"].split()[0]))
 
 
 def test_k_is_chosen_once_for_all_arms_kept_and_used(studies, monkeypatch):
@@ -195,9 +249,9 @@ def test_k_is_chosen_once_for_all_arms_kept_and_used(studies, monkeypatch):
     auto = replace(CONFIG, steps=8, sae=replace(CONFIG.sae, k="auto"))
     found = study.sweep({"real": [acts], "noise": [acts.gaussian(0)]}, {"x": auto}, SEEDS)
     ks = {studied.config.sae.k for (studied,) in found.values()}
-    assert ks == {study.calibration(acts, auto, SEEDS).k} and len(ks) == 1
+    assert ks == {study.calibrate_l0(acts, auto, SEEDS).k} and len(ks) == 1
     monkeypatch.setattr(study.training, "resolve", None)  # a second look trains nothing
-    assert [entry["k"] for entry in study.calibration(acts, auto, SEEDS).curve] == [1, 3, 12]
+    assert [entry["k"] for entry in study.calibrate_l0(acts, auto, SEEDS).curve] == [1, 3, 12]
 
 
 def test_scores_of_different_k_are_not_compared(studies):

@@ -10,6 +10,7 @@ import torch
 from husai import engines, saes, training
 from husai.config import SAEConfig, TrainConfig, published
 from husai.engines import Data
+from husai.feed import Feed
 from husai.tasks import sparse_dictionary
 
 WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec")
@@ -62,6 +63,100 @@ def test_decoder_rows_stay_unit_and_the_published_recipe_has_no_decoder_bias():
         saes = training.train(DATA, config, [1]).saes
         assert torch.allclose(saes.W_dec.norm(dim=-1), torch.ones(1, 40), atol=1e-5)
     assert not training.train(DATA, BARE, [1]).saes.b_dec.any()
+
+
+NAMED = {
+    "topk": TOPK,
+    "batch_topk": replace(TOPK, sae=SAEConfig("batch_topk", 40, 3)),
+    "relu": RELU,
+    "jump_relu": replace(TOPK, sae=SAEConfig("jump_relu", 40, 3)),
+    "gated": replace(TOPK, sae=SAEConfig("gated", 40, 3)),
+    "switch": replace(TOPK, sae=SAEConfig("switch", 40, 3, experts=2)),
+}
+ENCODES = ("W_enc", "b_enc", "r_mag", "b_mag", "W_router")
+
+
+@pytest.mark.parametrize("config", NAMED.values(), ids=NAMED)
+@pytest.mark.parametrize("frozen", ["decoder", "encoder", ""])
+def test_a_frozen_half_keeps_every_byte_of_its_start_and_the_other_learns(config, frozen):
+    result = training.train(DATA, replace(config, frozen=frozen), [1, 2])
+    first, last = (
+        {**{name: getattr(batch, name) for name in WEIGHTS}, **batch.extra}
+        for batch in (result.checkpoints[0], result.saes)
+    )
+    learned = {name for name in first if name != "threshold" and not torch.equal(first[name], last[name])}
+    half = {name for name in ENCODES if name in first}
+    assert learned >= {"b_dec"} and ("W_dec" in learned) == (frozen != "decoder")
+    assert learned & half == (set() if frozen == "encoder" else half)
+    if config.sae.architecture == "jump_relu":  # learned here, measured in batch_topk
+        assert torch.equal(first["threshold"], last["threshold"]) == (frozen == "encoder")
+
+
+@pytest.mark.parametrize("frozen", ["decoder", "encoder"])
+def test_gradients_of_a_frozen_half_do_not_count_in_the_clipped_norm(frozen):
+    """Plain torch never has them; by the second step Adam's moments mix two clipping factors, which tells."""
+    data = Data(DATA.double(), DATA.double())
+    config = replace(TOPK, frozen=frozen, clip_norm=1e-3, lr=1e-3)
+    found = []
+    for engine in ("fused", "autograd"):
+        state = training.initial_state(config, data, [1])
+        order = torch.arange(128).reshape(1, 2, 64)
+        engines.start(engine, config, state)(state, data, order, np.full(2, 1e-3), np.full(2, 3), 0)
+        found.append(state)
+    for name in ("encoder", "bias", "decoder", "centre"):
+        assert torch.allclose(getattr(found[0], name), getattr(found[1], name), atol=1e-12, rtol=0)
+    assert torch.equal(getattr(found[0], frozen), getattr(training.initial_state(config, data, [1]), frozen))
+
+
+@pytest.mark.parametrize("config", [TOPK, RELU, BARE], ids=["topk", "relu", "published"])
+def test_free_decoder_norms_move_and_reconstruct(config):
+    free = training.train(DATA, replace(config, unit_decoder=False, project_gradient=False), [1])
+    norms = free.saes.W_dec.norm(dim=-1)
+    assert torch.allclose(free.checkpoints[0].W_dec.norm(dim=-1), torch.ones(1, 40), atol=1e-5)
+    assert norms.min() > 0 and (norms - 1).abs().max() > 0.01
+    fvu = [batch.quality(DATA, DATA.mean(0))[0]["fvu"] for batch in (free.checkpoints[0], free.saes)]
+    assert fvu[1] < fvu[0]
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+def test_a_free_decoder_row_that_is_zero_or_not_finite_is_refused(value):
+    config = replace(TOPK, unit_decoder=False, project_gradient=False)
+    feed = Feed(DATA, None, config, [3, 7])
+    state = training.initial_state(config, feed.first, [3, 7])
+    state.decoder[1] *= 1e-3
+    assert training.fold(state, config, feed).W_dec.shape == (2, 40, 16)
+    with pytest.raises(ValueError, match="weights of seed 7 stopped being finite"):
+        training.fold(state, replace(config, unit_decoder=True), feed)
+    state.decoder[1, 5] = value
+    with pytest.raises(ValueError, match="weights of seed 7 stopped being finite"):
+        training.fold(state, config, feed)
+
+
+@pytest.mark.parametrize("config", [TOPK, NAMED["batch_topk"], NAMED["switch"]], ids=["topk", "batch_topk", "switch"])
+def test_shared_streams_are_those_of_seed_0(config):
+    """Each of the two streams alone makes seeds differ; without both they are one SAE, seed 0's."""
+    zero, own = (training.train(DATA, config, [seed], keep=[0]) for seed in (0, 5))
+    init, order, both = (
+        training.train(DATA, replace(config, shared=name), [0, 5], keep=[0])
+        for name in ("init", "order", "init order")
+    )
+    for weight in ("W_enc", "W_dec"):
+        first = {key: getattr(run.checkpoints[0], weight) for key, run in {"i": init, "o": order, "b": both}.items()}
+        start, fresh = (getattr(run.checkpoints[0], weight)[0] for run in (zero, own))
+        assert torch.equal(first["i"][1], start) and torch.equal(first["b"][1], start)
+        assert torch.equal(first["o"][1], fresh) and not torch.equal(start, fresh)
+    for run in (init, order):
+        assert torch.allclose(run.saes.W_dec[0], zero.saes.W_dec[0], atol=1e-5)
+        assert not torch.allclose(run.saes.W_dec[1], zero.saes.W_dec[0], atol=1e-3)
+        assert not torch.allclose(run.saes.W_dec[1], own.saes.W_dec[0], atol=1e-3)
+    for name, tensor in {**{name: getattr(both.saes, name) for name in WEIGHTS}, **both.saes.extra}.items():
+        assert torch.allclose(tensor[0], tensor[1], atol=1e-5), name
+
+
+def test_shared_order_is_seed_0s_permutation():
+    feed = Feed(DATA, None, replace(TOPK, shared="order"), [4, 9])
+    wanted = Feed(DATA, None, TOPK, [0]).take(70)[1][0]
+    assert all(torch.equal(rows, wanted) for rows in feed.take(70)[1])
 
 
 def test_callbacks_and_log_see_every_checkpoint(tmp_path):

@@ -4,8 +4,8 @@ A foreign layout is turned once, here, as its format declares it and never by a 
 what the stored tensors compute in the library's class, on raw activations: the same latents and reconstruction. Decoder
 rows therefore stay as stored: dividing them by their norms rescales the latents and, under TopK, changes which are
 selected. dictionary_learning's own loader does so to its `AutoEncoder` (ReLU): its latents are ours times the norms of
-their rows, its reconstruction is ours. Only our own training promises unit rows (metrics normalise them). Half
-precision is widened to float32.
+their rows, its reconstruction is ours. Only our own training promises unit rows, and not with `unit_decoder` off
+(metrics normalise them). Half precision is widened to float32.
 """
 
 from pathlib import Path

@@ -15,7 +15,8 @@ _WRITABLE = _HERE / "__pycache__" if os.access(_HERE, os.W_OK) else Path(tempfil
 _before = numba.config.CACHE_DIR  # type: ignore[attr-defined]
 numba.config.CACHE_DIR = str(_WRITABLE / _SOURCE)  # type: ignore[attr-defined]
 
-from husai.kernels.step import BETA1, BETA2, EPSILON, Recipe, topk_steps  # noqa: E402
+from husai.kernels.rows import BETA1, BETA2, EPSILON  # noqa: E402
+from husai.kernels.step import Recipe, topk_steps  # noqa: E402
 
 numba.config.CACHE_DIR = _before  # type: ignore[attr-defined]
 

@@ -14,20 +14,21 @@ from collections import namedtuple
 
 import numpy as np
 
-from husai.kernels.selection import collect, compiled, sort_by_value, threshold
-
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+from husai.kernels.rows import BETA1, BETA2, adam, normalise, square_norm
+from husai.kernels.selection import collect, compiled, select_among, sort_by_value, threshold
 
 Recipe = namedtuple(
     "Recipe",
-    "by_batch signed levels by_rank transcoder centred aligned project clip_norm auxk dead_after k_aux",
+    "by_batch signed levels by_rank transcoder centred aligned project unit encodes decodes clip_norm auxk dead_after"
+    " k_aux",
 )
 """by_batch: the k * batch largest of a whole batch are kept, else k a row; levels: last latent (or, `by_rank`, last
-rank) of every nested reconstruction; centred: whether the decoder bias is trained."""
+rank) of every nested reconstruction; centred, encodes, decodes: whether the decoder bias, the encoder with its bias,
+and the decoder rows are trained; unit: whether these are renormalised."""
 
 Scratch = namedtuple(
     "Scratch",
-    "rows pre chosen latent row value sorted_row sorted_value first gradients error"
+    "rows pre packed chosen latent row value sorted_row sorted_value first gradients error"
     " g_encoder g_decoder g_bias effective",
 )
 
@@ -54,14 +55,6 @@ def _decode(values, chosen, begin, end, decoder, out):
 
 
 @compiled
-def _square_norm(x):
-    total = x.dtype.type(0)
-    for i in range(x.shape[0]):
-        total += x[i] * x[i]
-    return total
-
-
-@compiled
 def _inputs(x, centre, order, transcoder, rows):
     """Gather a batch, centred by the decoder bias unless the target is another activation."""
     for b in range(order.shape[0]):
@@ -70,20 +63,20 @@ def _inputs(x, centre, order, transcoder, rows):
 
 
 @compiled
-def _forward(y, order, k, decoder, centre, recipe, dead, n_dead, fired, levels, s, loss):
+def _forward(y, order, k, decoder, centre, recipe, dead, fired, levels, s, loss):
     """Select, decode and score a batch: fills entries and gradient rows; return the number of entries."""
     batch, d = order.shape[0], y.shape[1]
     weight = y.dtype.type(2.0 / (batch * d * levels.shape[0]))
     flat, error = s.pre.ravel(), s.error
-    level, level_dead, ties, slope, slope_dead = y.dtype.type(0), y.dtype.type(0), 0, 0.0, 0.0
+    level, ties, slope, guess = y.dtype.type(0), 0, 0.0, (y.dtype.type(0), 0.0)
     if recipe.by_batch:
-        level, ties, slope = threshold(flat, dead, False, k * batch, False, (level, slope))
+        level, ties, slope = threshold(flat, k * batch, False, (level, slope))
     entries = 0
     for b in range(batch):
         values = s.pre[b]
         if not recipe.by_batch:
-            level, ties, slope = threshold(values, dead, False, k, recipe.signed, (level, slope))
-        count, ties = collect(values, dead, False, level, ties, s.chosen)
+            level, ties, slope = threshold(values, k, recipe.signed, (level, slope))
+        count, ties = collect(values, level, ties, s.chosen)
         if recipe.by_rank:
             sort_by_value(values, s.chosen, count)
         for i in range(count):
@@ -96,7 +89,7 @@ def _forward(y, order, k, decoder, centre, recipe, dead, n_dead, fired, levels, 
             while end < count and (end if recipe.by_rank else s.chosen[end]) < levels[g]:
                 end += 1
             _decode(values, s.chosen, begin, end, decoder, error)
-            loss[0] += _square_norm(error) / (batch * d * levels.shape[0])
+            loss[0] += square_norm(error) / (batch * d * levels.shape[0])
             for c in range(d):
                 s.gradients[g * batch + b, c] = weight * error[c]
             entries = _add_entries(values, begin, end, b, g, s, entries)
@@ -104,15 +97,12 @@ def _forward(y, order, k, decoder, centre, recipe, dead, n_dead, fired, levels, 
         for g in range(levels.shape[0] - 2, -1, -1):  # a latent of group g is part of every later reconstruction
             for c in range(d):
                 s.gradients[g * batch + b, c] += s.gradients[(g + 1) * batch + b, c]
-        if n_dead > 0:
+        if dead.shape[0] > 0:
             _decode(values, s.chosen, begin, count, decoder, error)  # latents beyond the last budget
             row = levels.shape[0] * batch + b
-            level_dead, ties_dead, slope_dead = threshold(
-                values, dead, True, min(recipe.k_aux, n_dead), False, (level_dead, slope_dead)
-            )
-            count, _ = collect(values, dead, True, level_dead, ties_dead, s.chosen)
+            count, guess = select_among(values, dead, recipe.k_aux, guess, s.packed, s.chosen)
             _decode(values, s.chosen, 0, count, decoder, error)
-            loss[1] += _square_norm(error) / (batch * d)
+            loss[1] += square_norm(error) / (batch * d)
             for c in range(d):
                 s.gradients[row, c] = y.dtype.type(2.0 * recipe.auxk / (batch * d)) * error[c]
             entries = _add_entries(values, 0, count, b, levels.shape[0], s, entries)
@@ -136,7 +126,7 @@ def _sort_by_latent(entries, s):
 
 @compiled
 def _backward(encoder, decoder, recipe, s):
-    """Fill the gradients of encoder, bias and decoder, latent by latent; return their squared norm."""
+    """Fill the gradients of encoder, bias and decoder, latent by latent; return the squared norm of what is trained."""
     batch, d_in, d_out = s.rows.shape[0], encoder.shape[1], decoder.shape[1]
     square = encoder.dtype.type(0)
     for j in range(decoder.shape[0]):
@@ -169,7 +159,10 @@ def _backward(encoder, decoder, recipe, s):
                 along += g_dec[c] * d_row[c]
             for c in range(d_out):
                 g_dec[c] -= along * d_row[c]
-        square += _square_norm(g_dec) + _square_norm(g_enc) + g_bias * g_bias
+        if recipe.decodes:
+            square += square_norm(g_dec)
+        if recipe.encodes:
+            square += square_norm(g_enc) + g_bias * g_bias
     return square
 
 
@@ -184,26 +177,6 @@ def _centre_gradient(gradients, effective, g_bias, batch, transcoder, out):
         for j in range(effective.shape[0]):
             for c in range(out.shape[0]):
                 out[c] -= g_bias[j] * effective[j, c]
-
-
-@compiled
-def _adam(parameter, gradient, first, second, factor, rate, root):
-    """One Adam step on a row; rate = lr / (1 - beta1^t), root = (1 - beta2^t)^(-1/2), `factor` clips the gradient."""
-    one, epsilon = parameter.dtype.type(1), parameter.dtype.type(EPSILON)
-    b1, b2 = parameter.dtype.type(BETA1), parameter.dtype.type(BETA2)
-    for i in range(parameter.shape[0]):
-        g = gradient[i] * factor
-        m = b1 * first[i] + (one - b1) * g
-        v = b2 * second[i] + (one - b2) * g * g
-        first[i], second[i] = m, v
-        parameter[i] -= rate * m / (np.sqrt(v) * root + epsilon)
-
-
-@compiled
-def _normalise(row):
-    scale = row.dtype.type(1) / np.sqrt(_square_norm(row))
-    for c in range(row.shape[0]):
-        row[c] *= scale
 
 
 @compiled
@@ -223,6 +196,7 @@ def _scratch(batch, levels, entries, encoder, decoder, aligned):
     return Scratch(
         np.empty((batch, d_in), dtype),
         np.empty((batch, n), dtype),
+        np.empty(n, dtype),
         np.empty(n + 1, np.int64),
         np.empty(entries, np.int32),
         np.empty(entries, np.int32),
@@ -244,15 +218,15 @@ def topk_steps(x, y, order, rates, ks, start, weights, moments, silent, recipe, 
     """Advance one seed in place by len(rates) steps.
 
     x [n, d_in] inputs and y [n, d_out] targets; order [steps, batch] row indices; rates and ks [steps]; weights
-    (encoder [d_sae, d_in], decoder [d_sae, d_out], bias, centre), all updated, as are their two Adam moments each
-    and `silent`; losses [steps, 2] receives reconstruction and auxiliary loss.
+    (encoder [d_sae, d_in], decoder [d_sae, d_out], bias, centre), updated as the recipe says, as are their two Adam
+    moments each and `silent`; losses [steps, 2] receives reconstruction and auxiliary loss.
     """
     encoder, decoder, bias, centre = weights
     batch, n = order.shape[1], bias.shape[0]
     kind = encoder.dtype.type
     n_levels = len(recipe.levels) if len(recipe.levels) > 0 else ks.max()
     s = _scratch(batch, n_levels, batch * (ks.max() + recipe.k_aux), encoder, decoder, recipe.aligned)
-    dead, fired, g_centre = np.zeros(n, np.bool_), np.zeros(n, np.bool_), np.zeros_like(centre)
+    dead, fired, g_centre = np.empty(n, np.int64), np.zeros(n, np.bool_), np.zeros_like(centre)
     for t in range(rates.shape[0]):
         if recipe.aligned:
             _align(encoder, decoder, s.effective)
@@ -260,13 +234,13 @@ def topk_steps(x, y, order, rates, ks, start, weights, moments, silent, recipe, 
         np.dot(s.rows, s.effective.T, s.pre)
         n_dead = 0
         for j in range(n):
-            fired[j], dead[j] = False, recipe.auxk > 0 and silent[j] >= recipe.dead_after
-            n_dead += dead[j]
+            fired[j], dead[n_dead] = False, j
+            n_dead += recipe.auxk > 0 and silent[j] >= recipe.dead_after
         for b in range(batch):
             for j in range(n):
                 s.pre[b, j] += bias[j]
         levels = recipe.levels if len(recipe.levels) > 0 else np.arange(1, ks[t] + 1)
-        entries = _forward(y, order[t], ks[t], decoder, centre, recipe, dead, n_dead, fired, levels, s, losses[t])
+        entries = _forward(y, order[t], ks[t], decoder, centre, recipe, dead[:n_dead], fired, levels, s, losses[t])
         if not np.isfinite(losses[t, 0] + losses[t, 1]):
             break
         _sort_by_latent(entries, s)
@@ -275,16 +249,20 @@ def topk_steps(x, y, order, rates, ks, start, weights, moments, silent, recipe, 
             silent[j] = 0 if fired[j] else silent[j] + 1
         if recipe.centred:
             _centre_gradient(s.gradients, s.effective, s.g_bias, batch, recipe.transcoder, g_centre)
-            square += _square_norm(g_centre)
+            square += square_norm(g_centre)
         factor = kind(1)
         if recipe.clip_norm > 0:
             factor = min(factor, kind(recipe.clip_norm) / (np.sqrt(square) + kind(1e-6)))
         step = start + t + 1
         rate, root = kind(rates[t] / (1 - BETA1**step)), kind(1 / np.sqrt(1 - BETA2**step))
         for j in range(n):
-            _adam(encoder[j], s.g_encoder[j], moments[0][j], moments[1][j], factor, rate, root)
-            _adam(decoder[j], s.g_decoder[j], moments[2][j], moments[3][j], factor, rate, root)
-            _normalise(decoder[j])
-        _adam(bias, s.g_bias, moments[4], moments[5], factor, rate, root)
+            if recipe.encodes:
+                adam(encoder[j], s.g_encoder[j], moments[0][j], moments[1][j], factor, rate, root)
+            if recipe.decodes:
+                adam(decoder[j], s.g_decoder[j], moments[2][j], moments[3][j], factor, rate, root)
+            if recipe.decodes and recipe.unit:
+                normalise(decoder[j])
+        if recipe.encodes:
+            adam(bias, s.g_bias, moments[4], moments[5], factor, rate, root)
         if recipe.centred:
-            _adam(centre, g_centre, moments[6], moments[7], factor, rate, root)
+            adam(centre, g_centre, moments[6], moments[7], factor, rate, root)

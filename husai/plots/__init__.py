@@ -1,11 +1,19 @@
 """Figures: each function takes records, computes nothing, and returns a matplotlib Figure."""
 
 from husai.plots.bars import frequency_spectrum, heatmaps
-from husai.plots.curves import cost_growth, curves, grokking, interval_panels, spectra, trajectories
-from husai.plots.intervals import forest, pairs, scatter
+from husai.plots.curves import (
+    cost_growth,
+    curve_panels,
+    curves,
+    grokking,
+    interval_panels,
+    spectra,
+    trajectories,
+)
+from husai.plots.intervals import forest, pairs, reliability, scatter
 from husai.plots.style import COLOURS, STYLE, save
 
 __all__ = [
-    "COLOURS", "STYLE", "cost_growth", "curves", "forest", "frequency_spectrum", "grokking", "heatmaps",
-    "interval_panels", "pairs", "save", "scatter", "spectra", "trajectories",
+    "COLOURS", "STYLE", "cost_growth", "curve_panels", "curves", "forest", "frequency_spectrum", "grokking",
+    "heatmaps", "interval_panels", "pairs", "reliability", "save", "scatter", "spectra", "trajectories",
 ]  # fmt: skip

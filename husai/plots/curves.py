@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from husai.evidence import Estimate
 from husai.plots.style import COLOURS, band
@@ -96,16 +97,20 @@ def spectra(groups: Mapping[str, Any], xlabel: str, ylabel: str, **scales: Any) 
 
 def interval_panels(
     panels: Mapping[str, tuple[str, Mapping[str, tuple[Any, Sequence[Estimate]]]]], ylabel: str,
-    lines: Mapping[str, float] | None = None, stacked: bool = False, **scales: Any,
+    lines: Mapping[str, float] | None = None, columns: int = 0, **scales: Any,
 ) -> Figure:  # fmt: skip
     """Draw estimates with interval bands against x, one panel a group (x label, {line: (x, estimates)}).
 
-    `stacked` puts the panels below one another instead of side by side.
+    The panels stand side by side, or in rows of so many columns.
     """
-    shape = (len(panels), 1) if stacked else (1, len(panels))
-    size = 4.4 * shape[1] + (1.0 if stacked else 0.4), 3.3 * shape[0]
-    figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharey=True)
-    for axis, (title, (xlabel, series)) in zip(axes.flat, panels.items(), strict=True):
+    columns = columns or len(panels)
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(4.4 * columns + 0.4, 3.3 * rows), squeeze=False, sharey=True
+    )
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (title, (xlabel, series)) in zip(axes.flat, panels.items(), strict=False):
         for index, (name, (x, estimates)) in enumerate(series.items()):
             band(axis, x, estimates, COLOURS[index % len(COLOURS)], name)
         for style, (label, level) in zip((":", "--", "-."), (lines or {}).items(), strict=False):
@@ -114,6 +119,41 @@ def interval_panels(
         axis.legend(fontsize=8.5)
     for axis in axes[:, 0]:
         axis.set_ylabel(ylabel)
+    return figure
+
+
+def curve_panels(
+    panels: Mapping[str, tuple[str, str, Mapping[str, tuple[Any, Sequence[Any]]]]],
+    columns: int = 2,
+    marks: Mapping[str, float] | None = None,
+    **scales: Any,
+) -> Figure:
+    """Draw lines, one panel a group (x label, y label, {line: (x, values)}), each panel with axes of its own.
+
+    Values are numbers, or estimates, which get a band; `marks` are dotted vertical lines, one a panel; `scales` go to
+    every axis (xscale, ylim, ...). A panel with the lines of the one before it has no legend.
+    """
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.3 * columns, 3.2 * rows), squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    shown: list[str] = []
+    for axis, (title, (xlabel, ylabel, series)) in zip(axes.flat, panels.items(), strict=False):
+        for index, (name, (x, values)) in enumerate(series.items()):
+            colour = COLOURS[index % len(COLOURS)]
+            if isinstance(values[0], Estimate):
+                band(axis, x, values, colour, name)
+            else:
+                axis.plot(x, values, color=colour, lw=1.4, ls="--", marker="s^Dv<>"[index % 6], ms=4, label=name)
+        if title in (marks or {}):
+            axis.axvline((marks or {})[title], color="0.45", lw=1, ls=":")
+        axis.set(title=title, xlabel=xlabel, ylabel=ylabel, **scales)
+        if scales.get("xscale") == "log":
+            axis.set_xscale("log", base=2)
+            axis.xaxis.set_major_formatter(ScalarFormatter())
+        if list(series) != shown:
+            axis.legend(fontsize=8.5)
+        shown = list(series)
     return figure
 
 

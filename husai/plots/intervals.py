@@ -82,6 +82,15 @@ def scatter(
     return figure
 
 
+def reliability(series: Mapping[str, Sequence[tuple[Estimate, Estimate]]]) -> Figure:
+    """Draw predicted probabilities against the share that came true, one line a series, beside the diagonal."""
+    figure = scatter(
+        series, "predicted probability", "share that came true", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03)
+    )
+    figure.axes[0].plot([0, 1], [0, 1], color="0.45", ls="--", lw=1.2)
+    return figure
+
+
 def pairs(
     panels: Mapping[str, Mapping[str, tuple[Any, Estimate]]],
     ylabel: str,

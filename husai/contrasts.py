@@ -1,0 +1,136 @@
+"""Two conditions against each other: how much more the seeds of one agree than those of the other."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from husai import resampling, stats
+from husai.comparison import at_equal_counts, compare, drawn, summarise
+from husai.config import require
+from husai.evidence import Estimate
+from husai.study import Study, score_matrix
+
+STEADY = 0.02
+"""Largest change of a difference over the last doubling of the steps: the margin within which scores are equal."""
+
+
+def contrast(
+    first: Sequence[Study],
+    second: Sequence[Study],
+    metric: str = "mean_max_cosine",
+    *,
+    latents: str = "alive",
+) -> Estimate:
+    """Return how much more the seeds of one condition agree than those of another, paired by model and SAE seed.
+
+    The seed-by-seed scores of `second` are subtracted from those of `first` model by model, and the differences
+    `summarise`d. k, width and recipe may differ. Taken at equal alive counts, the rarest latents of the side that has
+    more being dropped; `latents="all"` keeps all. ValueError: other models, SAE seeds or activations.
+    """
+    require(latents in ("alive", "all"), "latents", latents, "'alive' or 'all'")
+    require(
+        len(first) == len(second) != 2,
+        "second",
+        f"{len(second)} models",
+        f"those of first, {len(first)}; not two",
+    )
+    for a, b in zip(first, second, strict=True):
+        require(a.seeds == b.seeds, "second: seeds", b.seeds, f"those of first, {a.seeds}")
+        require(
+            torch.equal(a.activations.mean, b.activations.mean),
+            "second",
+            "other activations",
+            "those of first",
+        )
+    if latents == "all":
+        matched, other = (
+            np.stack([study.scores(metric, "all") for study in side]) for side in (first, second)
+        )
+    else:
+        matched, other = at_equal_counts(first, second, metric)
+    return summarise(matched - other)
+
+
+def paired(first: Sequence[Study], second: Sequence[Study]) -> dict[str, Estimate | float | bool]:
+    """Return the `contrast` of two conditions by both dictionary metrics, and whether training length decides it.
+
+    `drift` is what the first contrast changed over the last doubling of the steps; `steady` says that it is within
+    `STEADY`. ValueError: as `contrast`, or no checkpoint half-way.
+    """
+    found = contrast(first, second)
+    half = ([study.stopped(study.config.steps // 2) for study in side] for side in (first, second))
+    drift = found.value - contrast(*half).value
+    other = contrast(first, second, "hungarian_mcc")
+    return {"difference": found, "hungarian_difference": other, "drift": drift, "steady": abs(drift) < STEADY}
+
+
+def as_published(
+    study: Study, other: Study | None = None, metric: str = "mean_max_cosine"
+) -> dict[str, Estimate | float]:
+    """Return how much more the seeds of a study agree than those of `other`, or than random ones, by all latents.
+
+    `gap` has the jackknife's interval over seeds; `pairs` has that of the sources, pairs being resampled as if they
+    were independent, and `bound` is their conservative lower bound; `times_wider` is the first interval's width over
+    the second's. ValueError: other SAE seeds.
+    """
+    require(
+        other is None or other.seeds == study.seeds, "other: seeds", other and other.seeds, f"{study.seeds}"
+    )
+    a = study.scores(metric, "all")
+    b = other.scores(metric, "all") if other else score_matrix(metric, drawn(study, "N0", "all"))
+    gap, pairs = summarise((a - b)[None]), resampling.pair_bootstrap(a, b)
+    times = (gap.high - gap.low) / (pairs.high - pairs.low)
+    return {"gap": gap, "pairs": pairs, "bound": resampling.conservative_bound(a, b), "times_wider": times}
+
+
+def along(study: Study, other: Study | None = None) -> dict[int, Estimate]:
+    """Return the gap of `as_published` at every stored checkpoint after step 0, `{step: estimate}`."""
+    sides = [side for side in (study, other) if side]
+    return {at: as_published(*(side.stopped(at) for side in sides))["gap"] for at in study.steps if at}  # type: ignore[misc]
+
+
+def frontier(studies: Sequence[Study]) -> dict[str, list[tuple[Estimate, Estimate]]]:
+    """Return what one model's SAEs over k score against their FVU: score, kappa_N0, N2, N0, as [(FVU, value)] each."""
+    n0, n2 = ([compare([study], null) for study in studies] for null in ("N0", "N2"))
+    series = {
+        "score": [row.score for row in n0],
+        "kappa_N0": [row.kappa for row in n0],
+        "null N2": [row.null_score for row in n2],
+        "null N0": [row.null_score for row in n0],
+    }
+    fvu = [study.quality["fvu"] for study in studies]
+    return {name: list(zip(fvu, values, strict=True)) for name, values in series.items()}
+
+
+def at_matched_fvu(
+    first: Sequence[Study], second: Sequence[Study], metric: str = "mean_max_cosine"
+) -> tuple[float, Estimate]:
+    """Return an FVU that two families of SAEs share, and how much further from chance the first one is there.
+
+    A family is one model's studies over k. The FVU is the geometric middle of the range that both cover. A family's
+    seed-by-seed scores less those of N0 (chance for its own alive counts) are taken there by linear interpolation in
+    log FVU, and their difference is jackknifed over seeds. ValueError: no FVU in common, other SAE seeds.
+    """
+    ranges = [[study.quality["fvu"].value for study in side] for side in (first, second)]
+    low, high = max(min(side) for side in ranges), min(max(side) for side in ranges)
+    require(low < high, "second: FVU", ranges[1], f"a range that overlaps with that of first, {ranges[0]}")
+    seeds = {study.seeds for study in [*first, *second]}
+    require(len(seeds) == 1, "seeds", sorted(seeds), "one seed list for all")
+    fvu = float(np.sqrt(low * high))
+    estimate = stats.difference(*(_interpolated(side, fvu, metric) for side in (first, second)))
+    return fvu, replace(estimate, method=f"{estimate.method}, in this model")
+
+
+def _interpolated(studies: Sequence[Study], fvu: float, metric: str) -> np.ndarray:
+    """Return one family's scores beyond N0 [seeds, seeds] at an FVU inside its range."""
+    ordered = sorted(studies, key=lambda study: study.quality["fvu"].value)
+    levels = np.log([study.quality["fvu"].value for study in ordered])
+    right = min(max(int(np.searchsorted(levels, np.log(fvu))), 1), len(levels) - 1)
+    share = (np.log(fvu) - levels[right - 1]) / (levels[right] - levels[right - 1])
+    a, b = (
+        study.scores(metric) - score_matrix(metric, drawn(study, "N0"))
+        for study in ordered[right - 1 : right + 1]
+    )
+    return (1 - share) * a + share * b

@@ -1,0 +1,104 @@
+"""A score at a matched quality: what a sweep says at an L0 or FVU that none of its settings need have hit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float64
+
+from husai import stats
+from husai.comparison import drawn
+from husai.config import require
+from husai.evidence import Estimate
+from husai.study import Study, score_matrix
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """One architecture over its settings of sparsity: a quality and scores between the same seeds at each of them."""
+
+    quality: Float64[np.ndarray, "settings seeds"]
+    """Quality of every SAE, above 0."""
+    scores: Float64[np.ndarray, "settings seeds seeds"]
+    """Scores of all pairs of seeds; the diagonals are not read."""
+
+    def __post_init__(self) -> None:
+        settings, seeds = self.quality.shape
+        require(settings >= 2, "quality", f"{settings} settings", "two or more to interpolate between")
+        shape = (settings, seeds, seeds)
+        require(
+            self.scores.shape == shape,
+            "scores.shape",
+            self.scores.shape,
+            f"{shape}, [settings, seeds, seeds]",
+        )
+        positive = bool((np.isfinite(self.quality) & (self.quality > 0)).all())
+        require(
+            positive, "quality", "zero, negative or not finite", "numbers above 0, whose logarithm is taken"
+        )
+
+    def value(self, wanted: float, kept: Sequence[int]) -> float:
+        """Return the mean pair score of the kept seeds where their mean quality is `wanted`; NaN outside the settings.
+
+        Linear in log quality between the two settings whose mean quality lies next to it, whatever their order.
+        """
+        quality = self.quality[:, kept].mean(1)
+        pairs = np.triu_indices(len(kept), 1)
+        scores = self.scores[:, kept][:, :, kept][:, *pairs].mean(1)
+        order = quality.argsort()
+        return float(np.interp(np.log(wanted), np.log(quality[order]), scores[order], np.nan, np.nan))
+
+    def at(self, wanted: float) -> Estimate | None:
+        """Return the score at a quality with its jackknife interval, or None where the settings do not reach it.
+
+        Every replicate leaves one seed out of the quality and out of the scores, and has to reach it too: nothing is
+        extrapolated. ValueError: a quality of 0 or less, fewer than 3 seeds.
+        """
+        return _jackknife([self], wanted)
+
+
+def of(
+    studies: Sequence[Study],
+    quality: str = "l0",
+    metric: str = "mean_max_cosine",
+    null: str = "",
+    latents: str = "alive",
+) -> Frontier:
+    """Return the frontier of one model's studies under several settings of one architecture.
+
+    `quality` is "l0" or "fvu"; `metric` as in `comparison.compare`. With a drawn `null` ("N0", "N2", "N3")
+    the scores are gaps to its draws at each seed's own alive count. ValueError: studies of unequal seeds.
+    """
+    lists = {study.seeds for study in studies}
+    require(len(lists) == 1, "studies", sorted(lists), "one list of seeds for all settings")
+    scores = [study.scores(metric, latents) for study in studies]
+    if null:
+        chance = [score_matrix(metric, drawn(study, null, latents)) for study in studies]
+        scores = [real - other for real, other in zip(scores, chance, strict=True)]
+    return Frontier(np.array([study.by_seed[quality] for study in studies]), np.stack(scores))
+
+
+def difference(a: Frontier, b: Frontier, wanted: float) -> Estimate | None:
+    """Return score(a) - score(b) at one quality, paired over their common seeds; None where one does not reach it.
+
+    ValueError: unequal numbers of seeds, a quality of 0 or less, fewer than 3 seeds.
+    """
+    seeds = a.quality.shape[1]
+    require(b.quality.shape[1] == seeds, "b", f"{b.quality.shape[1]} seeds", f"{seeds}, those of a")
+    return _jackknife([a, b], wanted, "paired ")
+
+
+def _jackknife(sides: Sequence[Frontier], wanted: float, paired: str = "") -> Estimate | None:
+    require(wanted > 0, "wanted", wanted, "a quality above 0")
+    seeds = sides[0].quality.shape[1]
+    require(seeds >= 3, "quality", f"{seeds} seeds", stats.SEEDS_WANTED)
+
+    def statistic(kept: Sequence[int]) -> float:
+        first, *rest = (side.value(wanted, kept) for side in sides)
+        return first - sum(rest)
+
+    replicates = [[i for i in range(seeds) if i != left_out] for left_out in range(-1, seeds)]
+    if not np.isfinite([statistic(kept) for kept in replicates]).all():
+        return None
+    estimate = stats.jackknife(statistic, seeds)
+    return replace(estimate, method=f"{paired}{estimate.method} at matched quality")
