@@ -61,9 +61,7 @@ class Cell(NamedTuple):
 
     def at(self, step: int) -> "Cell":
         """Return the cell as it stood at a checkpoint, to be judged like any other; ValueError: none was kept."""
-        for one in self.studies:
-            require(step in one.steps, "step", step, f"one of {one.steps}")
-        return self._replace(studies=[replace(one, config=replace(one.config, steps=step)) for one in self.studies])
+        return self._replace(studies=[one.stopped(step) for one in self.studies])
 
     @property
     def measured(self) -> dict[str, Any]:
@@ -98,7 +96,7 @@ def agreement(studies: Sequence[Study]) -> dict[str, Any]:
     every = np.stack([one.scores("hungarian_mcc", "all") for one in studies])
     return {
         **comparison.quality(studies),
-        "updates": c.steps * c.batch_size * c.sae.active / c.sae.d_sae,
+        "updates": studies[0].last * c.batch_size * c.sae.active / c.sae.d_sae,
         "agreement": against.score,
         "agreement_N2": against.null_score,
         "gap_N2": against.gap,
