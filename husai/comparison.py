@@ -121,8 +121,8 @@ def paired(first: Sequence[Study], second: Sequence[Study]) -> dict[str, Estimat
     `STEADY`. ValueError: as `contrast`, or no checkpoint half-way.
     """
     found = contrast(first, second)
-    half = ([study.stopped(study.config.steps // 2) for study in side] for side in (first, second))
-    drift = found.value - contrast(*half).value
+    then, there = ([study.stopped(study.config.steps // 2) for study in side] for side in (first, second))
+    drift = found.value - contrast(then, there).value
     other = contrast(first, second, "hungarian_mcc")
     return {"difference": found, "hungarian_difference": other, "drift": drift, "steady": abs(drift) < STEADY}
 
@@ -146,8 +146,9 @@ def as_published(
 
 def along(study: Study, other: Study | None = None) -> dict[int, Estimate]:
     """Return the gap of `as_published` at every stored checkpoint after step 0, `{step: estimate}`."""
-    sides = [side for side in (study, other) if side]
-    return {at: as_published(*(side.stopped(at) for side in sides))["gap"] for at in study.steps if at}  # type: ignore[misc]
+    stops = [at for at in study.steps if at]
+    rows = [as_published(study.stopped(at), other.stopped(at) if other else None) for at in stops]
+    return {at: gap for at, row in zip(stops, rows, strict=True) if isinstance(gap := row["gap"], Estimate)}
 
 
 def frontier(studies: Sequence[Study]) -> dict[str, list[tuple[Estimate, Estimate]]]:
@@ -228,8 +229,8 @@ def failures(studies: Sequence[Study]) -> str:
 
 def soundness(studies: Sequence[Study]) -> dict[str, Estimate | float | bool | str]:
     """Return all that is known of a condition's quality: `quality`, `convergence`, `healthy` and `failures`."""
-    gates = {"healthy": healthy(studies), "failures": failures(studies)}
-    return {**quality(studies), **convergence(studies), **gates}
+    found: dict[str, Estimate | float | bool | str] = {**quality(studies), **convergence(studies)}
+    return found | {"healthy": healthy(studies), "failures": failures(studies)}
 
 
 def summarise(matrices: np.ndarray) -> Estimate:
