@@ -164,8 +164,8 @@ def failures(studies: Sequence[Study]) -> str:
 
 def soundness(studies: Sequence[Study]) -> dict[str, Estimate | float | bool | str]:
     """Return all that is known of a condition's quality: `quality`, `convergence`, `healthy` and `failures`."""
-    gates = {"healthy": healthy(studies), "failures": failures(studies)}
-    return {**quality(studies), **convergence(studies), **gates}
+    found: dict[str, Estimate | float | bool | str] = {**quality(studies), **convergence(studies)}
+    return found | {"healthy": healthy(studies), "failures": failures(studies)}
 
 
 def summarise(matrices: np.ndarray) -> Estimate:

@@ -6,7 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import StrMethodFormatter
 
 from husai.evidence import Estimate
 from husai.plots.style import COLOURS, band
@@ -150,7 +150,7 @@ def curve_panels(
         axis.set(title=title, xlabel=xlabel, ylabel=ylabel, **scales)
         if scales.get("xscale") == "log":
             axis.set_xscale("log", base=2)
-            axis.xaxis.set_major_formatter(ScalarFormatter())
+            axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         if list(series) != shown:
             axis.legend(fontsize=8.5)
         shown = list(series)
