@@ -1,7 +1,7 @@
 """The only comparison: a cross-seed score beside what it would be by chance, and their gap with its interval."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ class Comparison:
     score: Estimate
     null_score: Estimate
     gap: Estimate
+    gaps: np.ndarray = field(repr=False, compare=False)
+    """The gap of every pair of seeds [models, seeds, seeds], from which conditions are told apart."""
 
     def table(self) -> dict[str, str]:
         """Return the comparison as text, one row of a table."""
@@ -73,7 +75,20 @@ def compare(
         matched = np.stack([study.matrix(metric, study.commonest(counts)) for study, _, counts in pairs])
         other = np.stack([trained.matrix(metric, trained.commonest(counts)) for _, trained, counts in pairs])
     label = name or (null if isinstance(null, str) else "trained null")
-    return Comparison(metric, label, *(summarise(values) for values in (real, other, matched - other)))
+    gaps = matched - other
+    return Comparison(metric, label, *(summarise(values) for values in (real, other, gaps)), gaps)
+
+
+def difference(a: Comparison, b: Comparison) -> Estimate:
+    """Return how much further beyond the same null one condition lies than another: gap of a - gap of b.
+
+    Both have the same SAE seeds, and models in the same order; the gaps are subtracted pair by pair, and the interval
+    is that of `summarise`. ValueError: other models or seeds, another metric, another null.
+    """
+    kinds = [(one.metric, one.null) for one in (a, b)]
+    require(kinds[0] == kinds[1], "b", kinds[1], f"the metric and the null of a, {kinds[0]}")
+    require(a.gaps.shape == b.gaps.shape, "b.gaps.shape", b.gaps.shape, f"the models and seeds of a, {a.gaps.shape}")
+    return summarise(a.gaps - b.gaps)
 
 
 def _shared_counts(study: Study, trained: Study) -> list[int]:

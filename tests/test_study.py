@@ -44,6 +44,22 @@ def test_known_structure_beats_every_null(studies):
     assert comparison.compare([real], [shuffled], "activation_matching").gap.low > 0
 
 
+def test_conditions_differ_by_the_gaps_of_their_pairs(studies):
+    real, shuffled = (comparison.compare([one], "N2", "hungarian_mcc") for one in studies.values())
+    apart = comparison.difference(real, shuffled)
+    assert apart.value == pytest.approx(real.gap.value - shuffled.gap.value) and apart.low > 0
+    other_way = comparison.difference(shuffled, real)
+    assert (apart.value, apart.low) == pytest.approx((-other_way.value, -other_way.high))
+    nothing = comparison.difference(real, real)
+    assert nothing.value == nothing.low == nothing.high == 0 and "in this model" in nothing.method
+    models = comparison.compare([studies["real"]] * 3, "N2", "hungarian_mcc")
+    assert comparison.difference(models, models).n == 3
+    with pytest.raises(ValueError, match="wanted the models and seeds of a"):
+        comparison.difference(real, models)
+    with pytest.raises(ValueError, match="wanted the metric and the null of a"):
+        comparison.difference(real, comparison.compare([studies["real"]], "N0", "hungarian_mcc"))
+
+
 def test_sharing_a_noise_sample_adds_no_agreement_beyond_sharing_its_distribution(studies):
     """The pipeline's own null: seeds that see one Gaussian sample agree no more than seeds with a sample each."""
     acts = studies["real"].activations
