@@ -35,8 +35,9 @@ def sequences(task: TaskConfig) -> Sequences:
     - `addition`: a + b.
     - `multiplication`: a * b for all p*p pairs. Those with a 0 (2p - 1 of them) answer 0; on the others it is addition
       of discrete logarithms modulo p - 1.
-    - `combined`: (a + b) * (a + b), an addition and a multiplication in one answer; s and -s answer alike. With a
-      third operand in place of the second sum, even one of two values, a block as small as ours learns half the answers.
+    - `combined`: (a + b)^3, a sum multiplied by itself twice. Where 3 does not divide p - 1 that renames the answers of
+      addition one to one, so a block that can add can learn it. A third operand, even one of two values, or the square,
+      which gives s and -s one answer, are learned several times more slowly.
     - `combined_drawn`: (a + b) * m as [BOS, a, +, b, *, m, =] with p*p triples drawn from all p^3, as the sources had
       it: a multiplier meets a sum in less than one of the triples that are trained on, which leaves learning by heart.
     - `copy`: the answer is a, and declared to be in the input: the control in which nothing is computed.
@@ -46,7 +47,7 @@ def sequences(task: TaskConfig) -> Sequences:
     sign = {"multiplication": "*", "copy": ","}.get(task.operation, "+")
     three = task.operation == "combined_drawn"
     a, b = torch.arange(p).repeat_interleave(p), torch.arange(p).repeat(p)
-    m = a + b
+    m = (a + b) ** 2
     if three:
         a, b, m = torch.randint(p, (3, p * p), generator=generator(0, "tasks/combined_drawn"))
     answers = {"addition": a + b, "multiplication": a * b, "copy": a}.get(task.operation, (a + b) * m) % p

@@ -31,7 +31,7 @@ def test_split_has_the_share_asked_for_and_differs_between_seeds():
 MEANS = {
     "addition": lambda a, b, m: a + b,
     "multiplication": lambda a, b, m: a * b,
-    "combined": lambda a, b, m: (a + b) ** 2,
+    "combined": lambda a, b, m: (a + b) ** 3,
     "combined_drawn": lambda a, b, m: (a + b) * m,
     "copy": lambda a, b, m: a,
 }
