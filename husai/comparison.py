@@ -31,6 +31,11 @@ class Comparison:
     """The null's score of every pair of seeds [models, seeds, seeds]."""
 
     @property
+    def gaps(self) -> np.ndarray:
+        """The gap of every pair of seeds [models, seeds, seeds], from which conditions are told apart."""
+        return self.matched - self.other
+
+    @property
     def kappas(self) -> np.ndarray:
         """(score - null) / (1 - null) of every pair: `summarise` of a difference compares two conditions."""
         return (self.matched - self.other) / (1 - self.other + np.eye(len(self.other[0])))  # 0 on the diagonal

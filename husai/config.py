@@ -57,21 +57,33 @@ def require_types(config: Any, *skip: str) -> None:
             require(fits, entry.name, value, KINDS[kind])
 
 
+OPERATIONS = ("addition", "multiplication", "combined", "combined_drawn", "copy")
+"""What a model may be asked to compute; `husai.tasks` has the equations."""
+
+
 @dataclass(frozen=True)
 class TaskConfig:
-    """Modular addition as a sequence, with or without the answer in the input."""
+    """Modular arithmetic, or a copy, as a sequence, with or without the answer in the input."""
 
     p: int = 113
     """The modulus: operands and answers lie in 0..p-1."""
     format: str = "clean"
     """`clean` is [BOS, a, +, b, =] read at =; `leaked` is [BOS, a, +, b, =, c, EOS] read at c, as the sources did."""
     train_fraction: float = 0.7
-    """Share of the p*p pairs that the model is trained on; the others are held out."""
+    """Share of the sequences that the model is trained on; the others are held out."""
+    operation: str = "addition"
+    """Which of `OPERATIONS` the answer is; `leaked` sequences exist for addition alone."""
 
     def __post_init__(self) -> None:
         require(self.p >= 3, "p", self.p, "a modulus of at least 3")
         require(self.format in ("clean", "leaked"), "format", self.format, "'clean' or 'leaked'")
         require(0 < self.train_fraction < 1, "train_fraction", self.train_fraction, "a share between 0 and 1")
+        require(self.operation in OPERATIONS, "operation", self.operation, f"one of {', '.join(OPERATIONS)}")
+        leak = self.format == "leaked" and self.operation != "addition"
+        require(not leak, "operation", self.operation, "'addition': only that has a leaked format")
+        prime = self.p > 3 and all(self.p % divisor for divisor in range(2, math.isqrt(self.p) + 1))
+        plain = self.operation in ("addition", "copy")
+        require(plain or prime, "p", self.p, f"a prime above 3, so that {self.operation} has inverses")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from husai import resampling, stats
-from husai.comparison import at_equal_counts, compare, drawn, summarise
+from husai.comparison import Comparison, at_equal_counts, compare, drawn, summarise
 from husai.config import require
 from husai.evidence import Estimate
 from husai.study import Study, score_matrix
@@ -35,6 +35,18 @@ def contrast(
     else:
         matched, other = at_equal_counts(first, second, metric)
     return summarise(matched - other)
+
+
+def difference(a: Comparison, b: Comparison) -> Estimate:
+    """Return how much further beyond the same null one condition lies than another: gap of a - gap of b.
+
+    Both have the same SAE seeds, and models in the same order; the gaps are subtracted pair by pair, and the interval
+    is that of `summarise`. ValueError: other models or seeds, another metric, another null.
+    """
+    kinds = [(one.metric, one.null) for one in (a, b)]
+    require(kinds[0] == kinds[1], "b", kinds[1], f"the metric and the null of a, {kinds[0]}")
+    require(a.gaps.shape == b.gaps.shape, "b.gaps.shape", b.gaps.shape, f"the models and seeds of a, {a.gaps.shape}")
+    return summarise(a.gaps - b.gaps)
 
 
 def paired(first: Sequence[Study], second: Sequence[Study]) -> dict[str, Estimate | float | bool]:
