@@ -75,3 +75,16 @@ def test_interval_panels_fill_rows_and_hide_what_is_left_over():
     assert [axis.get_visible() for axis in axes] == [True, True, True, False]
     assert [axis.get_ylabel() for axis in axes[:3]] == ["score", "", "score"]
     assert len(plots.interval_panels(panels, "score").axes) == 3
+
+
+def test_logarithmic_axes_are_labelled_with_plain_numbers():
+    points = list(zip(estimates(16.0, 1024.0), estimates(0.5, 0.7), strict=True))
+    figure = plots.scatter({"one": points}, "d_sae", "score", xscale="log")
+    figure.canvas.draw()
+    (axis,) = figure.axes
+    labels = [tick.get_text() for tick in axis.get_xticklabels()]
+    assert {"16", "128", "1024"} <= set(labels) and axis.xaxis.get_minorticklocs().size == 0
+
+
+def test_forest_takes_the_limits_of_its_axis():
+    assert plots.forest({"one": {"a": estimates(0.5)[0]}}, "R²", 0.0, xlim=(-2, 1)).axes[0].get_xlim() == (-2, 1)
