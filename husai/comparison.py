@@ -95,7 +95,8 @@ def compare(
         matched = np.stack([study.matrix(metric, study.commonest(counts)) for study, _, counts in pairs])
         other = np.stack([trained.matrix(metric, trained.commonest(counts)) for _, trained, counts in pairs])
     label = name or (null if isinstance(null, str) else "trained null")
-    return Comparison(metric, label, *map(summarise, (real, other, matched - other)), matched, other)
+    score, null_score, gap = (summarise(values) for values in (real, other, matched - other))
+    return Comparison(metric, label, score, null_score, gap, matched, other)
 
 
 def _shared_counts(study: Study, trained: Study) -> list[int]:
