@@ -101,7 +101,8 @@ def compare(
     else:
         matched, other = at_equal_counts(studies, others, metric, **options)
     label = name or (null if isinstance(null, str) else "trained null")
-    return Comparison(metric, label, *map(summarise, (real, other, matched - other)), matched, other)
+    score, null_score, gap = (summarise(values) for values in (real, other, matched - other))
+    return Comparison(metric, label, score, null_score, gap, matched, other)
 
 
 def at_equal_counts(

@@ -88,3 +88,16 @@ def test_curve_panels_keep_axes_lines_bands_and_marks_apart():
     assert [axis.get_ylabel() for axis in (first, second)] == ["score", "bits"]
     assert list(second.lines[0].get_ydata()) == [5, 3] and list(second.lines[1].get_xdata()) == [2.0, 2.0]
     assert second.get_title() == "b" and len(first.lines) == 1
+
+
+def test_logarithmic_axes_are_labelled_with_plain_numbers():
+    points = list(zip(estimates(16.0, 1024.0), estimates(0.5, 0.7), strict=True))
+    figure = plots.scatter({"one": points}, "d_sae", "score", xscale="log")
+    figure.canvas.draw()
+    (axis,) = figure.axes
+    labels = [tick.get_text() for tick in axis.get_xticklabels()]
+    assert {"16", "128", "1024"} <= set(labels) and axis.xaxis.get_minorticklocs().size == 0
+
+
+def test_forest_takes_the_limits_of_its_axis():
+    assert plots.forest({"one": {"a": estimates(0.5)[0]}}, "R²", 0.0, xlim=(-2, 1)).axes[0].get_xlim() == (-2, 1)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
 from husai.evidence import Estimate
-from husai.plots.style import COLOURS, band
+from husai.plots.style import COLOURS, band, plain_ticks
 
 
 def grokking(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
@@ -116,6 +116,7 @@ def interval_panels(
         for style, (label, level) in zip((":", "--", "-."), (lines or {}).items(), strict=False):
             axis.axhline(level, color="0.35", ls=style, lw=1.2, label=label)
         axis.set(title=title, xlabel=xlabel, **scales)
+        plain_ticks(axis)
         axis.legend(fontsize=8.5)
     for axis in axes[:, 0]:
         axis.set_ylabel(ylabel)

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from husai.evidence import Estimate
-from husai.plots.style import COLOURS
+from husai.plots.style import COLOURS, plain_ticks
 
 
 def forest(
@@ -16,8 +16,12 @@ def forest(
     xlabel: str,
     zero: float | None = None,
     margin: float | None = None,
+    **scales: Any,
 ) -> Figure:
-    """Draw estimates with intervals, one row each, groups below one another; a line at `zero`, a band of +-margin."""
+    """Draw estimates with intervals, one row each, groups below one another; a line at `zero`, a band of +-margin.
+
+    `scales` go to the shared x axis (xlim, xscale).
+    """
     heights = [len(rows) for rows in groups.values()]
     figure, axes = plt.subplots(
         len(groups),
@@ -41,7 +45,7 @@ def forest(
         axis.set_title(name, loc="left")
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.grid(axis="y", alpha=0)
-    axes[-1, 0].set_xlabel(xlabel)
+    axes[-1, 0].set(xlabel=xlabel, **scales)
     return figure
 
 
@@ -75,6 +79,7 @@ def scatter(
     for style, (label, level) in zip((":", "--", "-."), (lines or {}).items(), strict=False):
         axis.axhline(level, color="0.45", ls=style, lw=1.2, label=label)
     axis.set(xlabel=xlabel, ylabel=ylabel, **scales)
+    plain_ticks(axis)
     axis.legend(fontsize=8.5, bbox_to_anchor=(1.02, 1), loc="upper left")
     return figure
 
