@@ -10,11 +10,11 @@ import pytest
 
 FLOORS = [
     "config provenance evidence",
-    "stats simulation resampling fitting tasks text similarity matching metrics consensus orbits objectives "
+    "stats simulation resampling fitting tasks synthetic text similarity matching metrics consensus orbits objectives "
     "kernels artifacts shards prefixes",
     "models grokking architectures saes formats nulls gate plots",
     "activations engines feed calibration training health",
-    "study comparison contrasts frontier dynamics replication interventions benches report",
+    "study comparison contrasts frontier dynamics replication identifiability interventions benches report",
 ]
 FLOOR = {f"husai.{name}": floor for floor, names in enumerate(FLOORS) for name in names.split()}
 LIGHT = ["config", "provenance", "evidence", "stats", "gate", "plots"]

@@ -5,8 +5,9 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from seaborn.utils import relative_luminance
 
 from husai.plots.style import COLOURS
 
@@ -25,22 +26,37 @@ def frequency_spectrum(power: Mapping[str, Any], highlight: int = 10) -> Figure:
 
 
 def heatmaps(
-    grid: Mapping[str, tuple[Sequence[str], Sequence[str], Mapping[str, Any]]], label: str
+    grid: Mapping[str, tuple[Sequence[str], Sequence[str], Mapping[str, Any]]],
+    label: str,
+    xlabel: str = "",
+    ylabel: str = "",
+    framed: Mapping[str, Mapping[str, Any]] | None = None,
+    width: float = 11,
 ) -> Figure:
-    """Draw rows of annotated heat maps, one row a group (row names, column names, {panel: table}); NaN stays grey."""
+    """Draw rows of annotated heat maps, one row a group (row names, column names, {panel: table}); NaN stays grey.
+
+    `framed`, {group: {panel: table of booleans}}, draws a frame around the cells that are true.
+    """
     tall = [len(rows) for rows, _, _ in grid.values()]
-    figure = plt.figure(figsize=(11, 0.29 * sum(tall) + 0.75 * len(grid)))
+    figure = plt.figure(figsize=(width, 0.29 * sum(tall) + (0.95 if xlabel else 0.75) * len(grid)))
     parts = figure.subfigures(len(grid), 1, squeeze=False, height_ratios=tall)[:, 0]
     for part, (name, (rows, columns, panels)) in zip(parts, grid.items(), strict=True):
         axes = part.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axis, (title, table) in zip(axes, panels.items(), strict=True):
-            sns.heatmap(
-                np.asarray(table, dtype=float), ax=axis, annot=True, fmt=".2f", cmap="crest", vmin=0, vmax=1,
-                cbar=False,
-                xticklabels=list(columns), yticklabels=list(rows), linewidths=0.5, annot_kws={"fontsize": 7.5},
-            )  # fmt: skip
+            values = np.ma.masked_invalid(np.asarray(table, dtype=float))
+            mesh = axis.pcolormesh(values, cmap="crest", vmin=0, vmax=1, edgecolors="w", linewidth=0.5)
+            for (y, x), value in np.ma.ndenumerate(values):
+                ink = ".15" if relative_luminance(mesh.to_rgba(value)) > 0.408 else "w"
+                axis.text(x + 0.5, y + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=7.5, color=ink)
+            axis.set_xticks(np.arange(len(columns)) + 0.5, list(columns))
+            axis.set_yticks(np.arange(len(rows)) + 0.5, list(rows))
+            axis.set_ylim(len(rows), 0)
             axis.set(title=f"{name}: {title}", facecolor="0.9")
+            for y, x in np.argwhere(np.asarray((framed or {}).get(name, {}).get(title, np.zeros((0, 0))))):
+                axis.add_patch(Rectangle((x, y), 1, 1, fill=False, ec=COLOURS[3], lw=2.2, clip_on=False))
+            axis.set_xlabel(xlabel)
             axis.grid(False)
             axis.tick_params(axis="both", rotation=0, labelsize=8.5, length=0)
+        axes[0].set_ylabel(ylabel)
         part.colorbar(axes[0].collections[0], ax=list(axes), label=label, aspect=30, pad=0.01)
     return figure

@@ -56,11 +56,12 @@ def scatter(
     joined: bool = True,
     lines: Mapping[str, float] | None = None,
     labels: Mapping[str, Sequence[str]] | None = None,
+    diagonal: bool = False,
     **scales: Any,
 ) -> Figure:
     """Draw (x, y) estimates with both intervals, one colour and marker a series; `joined` in the order given.
 
-    `lines` are named levels of y; `labels` are written beside the points of a series.
+    `lines` are named levels of y; `labels` are written beside the points of a series; `diagonal` draws y = x.
     """
     figure, axis = plt.subplots(figsize=(5.6, 3.8))
     for index, (name, points) in enumerate(series.items()):
@@ -78,6 +79,8 @@ def scatter(
             axis.annotate(text, (at, height), (4, 4), textcoords="offset points", fontsize=8, color=colour)
     for style, (label, level) in zip((":", "--", "-."), (lines or {}).items(), strict=False):
         axis.axhline(level, color="0.45", ls=style, lw=1.2, label=label)
+    if diagonal:
+        axis.axline((0, 0), slope=1, color="0.7", lw=1, zorder=0)
     axis.set(xlabel=xlabel, ylabel=ylabel, **scales)
     plain_ticks(axis)
     axis.legend(fontsize=8.5, bbox_to_anchor=(1.02, 1), loc="upper left")
