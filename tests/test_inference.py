@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from husai import stats
-from husai.inference import false_alarms, jackknife
+from husai.inference import false_alarms, jackknife, pair_sd
 
 
 def test_the_jackknife_of_a_mean_and_of_a_mean_over_pairs() -> None:
@@ -47,3 +47,8 @@ def test_refusals() -> None:
         false_alarms(2, 0.1)
     with pytest.raises(ValueError, match="rho"):
         false_alarms(4, 0.6)
+
+
+def test_the_spread_of_pairs() -> None:
+    matrix = np.array([[9.0, 1, 2], [1, 9, 4], [2, 4, 9]])
+    assert pair_sd(matrix) == pytest.approx(np.std([1, 2, 4], ddof=1)), "the diagonal does not count"
