@@ -58,6 +58,13 @@ def test_scatter_puts_every_point_at_its_estimates_with_both_intervals():
     assert [text.get_text() for text in axis.texts] == ["a", "b"]
 
 
+def test_reliability_draws_the_diagonal_beside_what_came_true():
+    points = list(zip(estimates(0.2, 0.8), estimates(0.5, 0.7), strict=True))
+    (axis,) = plots.reliability({"one": points}).axes
+    assert list(axis.lines[0].get_xdata()) == [0.2, 0.8] and list(axis.lines[0].get_ydata()) == [0.5, 0.7]
+    assert list(axis.lines[-1].get_xdata()) == list(axis.lines[-1].get_ydata()) == [0, 1]
+
+
 def test_pairs_shows_every_pair_once_and_a_null_only_where_it_is_given():
     matrix = [[1, 0.1, 0.2], [0.1, 1, 0.3], [0.2, 0.3, 1]]
     rows = {"first": (matrix, *estimates(0.2)), "second": (matrix, *estimates(0.2))}
