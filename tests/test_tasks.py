@@ -68,7 +68,7 @@ def test_all_pairs_are_there_once_and_the_drawn_ones_repeat():
 
     found = {operation: different(operation) for operation in OPERATIONS}
     drawn = found.pop("combined_drawn")
-    assert 100 < drawn < 121 and found == {"addition": 121, "multiplication": 121, "combined": 121, "copy": 121}
+    assert 100 < drawn < 121 and found == dict.fromkeys(("addition", "multiplication", "combined", "copy"), 121)
     data = sequences(TaskConfig(p=11, operation="multiplication"))
     assert int((data.answers == 0).sum()) == 21  # the rows with a zero, and no others
 
