@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from husai import activations, comparison, contrasts, stats, study
-from husai.config import converged
+from husai.recipes import converged
 from husai.tasks import sparse_dictionary
 
 SEEDS = (0, 1, 2)

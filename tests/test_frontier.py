@@ -9,9 +9,9 @@ import pytest
 from scipy.stats import t
 
 from husai import activations, comparison, frontier, stats, study, training
-from husai.config import converged
 from husai.evidence import Estimate
 from husai.frontier import Frontier
+from husai.recipes import converged
 from husai.saes import SAEBatch
 from husai.simulation import simulate
 from husai.tasks import sparse_dictionary

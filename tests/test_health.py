@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from husai import health
-from husai.config import converged
 from husai.evidence import Estimate
+from husai.recipes import converged
 
 CONFIG = replace(converged(16, 4, steps=4096), batch_size=64)  # 65,536 updates a latent
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from husai import activations, study
-from husai.config import converged
+from husai.recipes import converged
 from husai.replication import (
     COVARIATES,
     Predictor,

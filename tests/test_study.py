@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from husai import activations, calibration, comparison, contrasts, metrics, nulls, shards, stats, study
-from husai.config import converged
+from husai.recipes import converged
 from husai.tasks import sparse_dictionary
 
 SEEDS = (0, 1, 2, 3)
