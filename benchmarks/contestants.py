@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from husai import training
-from husai.config import converged
+from husai.recipes import converged
 
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -92,7 +92,7 @@ def split(
 
 
 def collect(models: Models, hook: str, position: int | None = None) -> list[Activations]:
-    """Return the activations of all p*p pairs at one hook and position (default: the read-out), one entry a model seed.
+    """Return the activations of all sequences at one hook and position (default: the read-out), one entry a model seed.
 
     Raises ValueError when the model has no such hook.
     """
@@ -119,11 +119,12 @@ def extract(
 def _name(task: TaskConfig, seed: int, hook: str, position: int | None) -> str:
     data = sequences(task)
     place = data.names[data.position if position is None else position]
-    return f"{task.format} task, model seed {seed}, {hook} at {place}"
+    name = task.format if task.operation == "addition" else task.operation
+    return f"{name} task, model seed {seed}, {hook} at {place}"
 
 
 def _batches(models: Models, hook: str, position: int | None) -> Iterator[Float[Tensor, "seeds batch d_model"]]:
-    """Yield the activations of all pairs at one hook and position, 2048 pairs at a time."""
+    """Yield the activations of all sequences at one hook and position, 2048 at a time."""
     data = sequences(models.task)
     position = data.position if position is None else position
     seen: list[str] = []
@@ -191,7 +192,8 @@ def explained(models: Models) -> Explained:
     eta^2 = sum_g n_g |mean_g - mean|^2 / sum_i |x_i - mean|^2 over all p*p pairs. There a, b and c are balanced and
     pairwise independent, so the three shares are parts of one whole. Source: the correlation ratio, Fisher (1925).
     """
-    data, p = sequences(models.task), models.task.p
+    data, p, operation = sequences(models.task), models.task.p, models.task.operation
+    require(operation == "addition", "models", operation, "models of addition, where a, b and c are independent")
     labels = torch.stack([data.tokens[:, 1], data.tokens[:, 3], data.answers])
     sums: dict[str, Tensor] = {}  # of the activations in every group: [factors, seeds, p, positions, d]
     squares: dict[str, Tensor] = {}  # of all activations: [seeds, positions]

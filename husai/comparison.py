@@ -31,6 +31,11 @@ class Comparison:
     """The null's score of every pair of seeds [models, seeds, seeds]."""
 
     @property
+    def gaps(self) -> np.ndarray:
+        """The gap of every pair of seeds [models, seeds, seeds], from which conditions are told apart."""
+        return self.matched - self.other
+
+    @property
     def kappas(self) -> np.ndarray:
         """(score - null) / (1 - null) of every pair: `summarise` of a difference compares two conditions."""
         return (self.matched - self.other) / (1 - self.other + np.eye(len(self.other[0])))  # 0 on the diagonal
@@ -96,7 +101,8 @@ def compare(
     else:
         matched, other = at_equal_counts(studies, others, metric, **options)
     label = name or (null if isinstance(null, str) else "trained null")
-    return Comparison(metric, label, *map(summarise, (real, other, matched - other)), matched, other)
+    score, null_score, gap = (summarise(values) for values in (real, other, matched - other))
+    return Comparison(metric, label, score, null_score, gap, matched, other)
 
 
 def at_equal_counts(
@@ -164,8 +170,8 @@ def failures(studies: Sequence[Study]) -> str:
 
 def soundness(studies: Sequence[Study]) -> dict[str, Estimate | float | bool | str]:
     """Return all that is known of a condition's quality: `quality`, `convergence`, `healthy` and `failures`."""
-    gates = {"healthy": healthy(studies), "failures": failures(studies)}
-    return {**quality(studies), **convergence(studies), **gates}
+    found: dict[str, Estimate | float | bool | str] = {**quality(studies), **convergence(studies)}
+    return found | {"healthy": healthy(studies), "failures": failures(studies)}
 
 
 def summarise(matrices: np.ndarray) -> Estimate:

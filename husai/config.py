@@ -57,21 +57,33 @@ def require_types(config: Any, *skip: str) -> None:
             require(fits, entry.name, value, KINDS[kind])
 
 
+OPERATIONS = ("addition", "multiplication", "combined", "combined_drawn", "copy")
+"""What a model may be asked to compute; `husai.tasks` has the equations."""
+
+
 @dataclass(frozen=True)
 class TaskConfig:
-    """Modular addition as a sequence, with or without the answer in the input."""
+    """Modular arithmetic, or a copy, as a sequence, with or without the answer in the input."""
 
     p: int = 113
     """The modulus: operands and answers lie in 0..p-1."""
     format: str = "clean"
     """`clean` is [BOS, a, +, b, =] read at =; `leaked` is [BOS, a, +, b, =, c, EOS] read at c, as the sources did."""
     train_fraction: float = 0.7
-    """Share of the p*p pairs that the model is trained on; the others are held out."""
+    """Share of the sequences that the model is trained on; the others are held out."""
+    operation: str = "addition"
+    """Which of `OPERATIONS` the answer is; `leaked` sequences exist for addition alone."""
 
     def __post_init__(self) -> None:
         require(self.p >= 3, "p", self.p, "a modulus of at least 3")
         require(self.format in ("clean", "leaked"), "format", self.format, "'clean' or 'leaked'")
         require(0 < self.train_fraction < 1, "train_fraction", self.train_fraction, "a share between 0 and 1")
+        require(self.operation in OPERATIONS, "operation", self.operation, f"one of {', '.join(OPERATIONS)}")
+        leak = self.format == "leaked" and self.operation != "addition"
+        require(not leak, "operation", self.operation, "'addition': only that has a leaked format")
+        prime = self.p > 3 and all(self.p % divisor for divisor in range(2, math.isqrt(self.p) + 1))
+        plain = self.operation in ("addition", "copy")
+        require(plain or prime, "p", self.p, f"a prime above 3, so that {self.operation} has inverses")
 
 
 @dataclass(frozen=True)
@@ -266,32 +278,6 @@ class TrainConfig:
         require(apart or unit, "unit_decoder", unit, "True: aligned encoder rows are made for unit decoder rows")
         wanted = "False with unit_decoder = False: a free norm learns by the part along its row"
         require(unit or not self.project_gradient, "project_gradient", True, wanted)
-
-
-def published(d_sae: int = 1024, k: int = 32, architecture: str = "topk") -> TrainConfig:
-    """Return the recipe behind the sources' headline: 140 steps of Adam, no decoder bias, signed TopK."""
-    sae = SAEConfig(architecture, d_sae, k, signed=architecture == "topk", decoder_bias=False)
-    return TrainConfig(
-        sae, "published", steps=140, batch_size=2048, lr=3e-4, decay_share=0.0, standardise=False,
-        tied_init=False, project_gradient=False, clip_norm=0.0, auxk=0.0,
-    )  # fmt: skip
-
-
-def converged(d_sae: int = 1024, k: int | Literal["auto"] = 32, steps: int = 4096, **sae: Any) -> TrainConfig:
-    """Return recipe G: centred data, tied initialisation, TopK of ReLU, AuxK, projected gradient, lr decay.
-
-    At least 2e4 updates a latent are wanted, steps * batch * k / d_sae; `study` checks them and the plateau.
-    """
-    return TrainConfig(SAEConfig(d_sae=d_sae, k=k, **sae), "converged", steps=steps)
-
-
-def steps_for(config: TrainConfig, updates: float) -> int:
-    """Return the fewest steps at which a latent has had this many updates on average, steps * batch * k / d_sae.
-
-    ValueError: k is "auto", or updates not above 0.
-    """
-    require(updates > 0, "updates", updates, "a number of updates a latent above 0")
-    return math.ceil(updates * config.sae.d_sae / (config.batch_size * config.sae.active))
 
 
 def log_grid(steps: int, first: int = 8) -> list[int]:

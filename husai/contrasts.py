@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from husai import resampling, stats
-from husai.comparison import at_equal_counts, compare, drawn, summarise
+from husai.comparison import Comparison, at_equal_counts, compare, drawn, summarise
 from husai.config import require
 from husai.evidence import Estimate
 from husai.study import Study, score_matrix
@@ -17,11 +17,7 @@ STEADY = 0.02
 
 
 def contrast(
-    first: Sequence[Study],
-    second: Sequence[Study],
-    metric: str = "mean_max_cosine",
-    *,
-    latents: str = "alive",
+    first: Sequence[Study], second: Sequence[Study], metric: str = "mean_max_cosine", *, latents: str = "alive"
 ) -> Estimate:
     """Return how much more the seeds of one condition agree than those of another, paired by model and SAE seed.
 
@@ -30,27 +26,27 @@ def contrast(
     more being dropped; `latents="all"` keeps all. ValueError: other models, SAE seeds or activations.
     """
     require(latents in ("alive", "all"), "latents", latents, "'alive' or 'all'")
-    require(
-        len(first) == len(second) != 2,
-        "second",
-        f"{len(second)} models",
-        f"those of first, {len(first)}; not two",
-    )
+    require(len(first) == len(second) != 2, "second", f"{len(second)} models", f"those of first, {len(first)}; not two")
     for a, b in zip(first, second, strict=True):
         require(a.seeds == b.seeds, "second: seeds", b.seeds, f"those of first, {a.seeds}")
-        require(
-            torch.equal(a.activations.mean, b.activations.mean),
-            "second",
-            "other activations",
-            "those of first",
-        )
+        require(torch.equal(a.activations.mean, b.activations.mean), "second", "other activations", "those of first")
     if latents == "all":
-        matched, other = (
-            np.stack([study.scores(metric, "all") for study in side]) for side in (first, second)
-        )
+        matched, other = (np.stack([study.scores(metric, "all") for study in side]) for side in (first, second))
     else:
         matched, other = at_equal_counts(first, second, metric)
     return summarise(matched - other)
+
+
+def difference(a: Comparison, b: Comparison) -> Estimate:
+    """Return how much further beyond the same null one condition lies than another: gap of a - gap of b.
+
+    Both have the same SAE seeds, and models in the same order; the gaps are subtracted pair by pair, and the interval
+    is that of `summarise`. ValueError: other models or seeds, another metric, another null.
+    """
+    kinds = [(one.metric, one.null) for one in (a, b)]
+    require(kinds[0] == kinds[1], "b", kinds[1], f"the metric and the null of a, {kinds[0]}")
+    require(a.gaps.shape == b.gaps.shape, "b.gaps.shape", b.gaps.shape, f"the models and seeds of a, {a.gaps.shape}")
+    return summarise(a.gaps - b.gaps)
 
 
 def paired(first: Sequence[Study], second: Sequence[Study]) -> dict[str, Estimate | float | bool]:
@@ -60,8 +56,8 @@ def paired(first: Sequence[Study], second: Sequence[Study]) -> dict[str, Estimat
     `STEADY`. ValueError: as `contrast`, or no checkpoint half-way.
     """
     found = contrast(first, second)
-    half = ([study.stopped(study.config.steps // 2) for study in side] for side in (first, second))
-    drift = found.value - contrast(*half).value
+    then, there = ([study.stopped(study.config.steps // 2) for study in side] for side in (first, second))
+    drift = found.value - contrast(then, there).value
     other = contrast(first, second, "hungarian_mcc")
     return {"difference": found, "hungarian_difference": other, "drift": drift, "steady": abs(drift) < STEADY}
 
@@ -75,9 +71,7 @@ def as_published(
     were independent, and `bound` is their conservative lower bound; `times_wider` is the first interval's width over
     the second's. ValueError: other SAE seeds.
     """
-    require(
-        other is None or other.seeds == study.seeds, "other: seeds", other and other.seeds, f"{study.seeds}"
-    )
+    require(other is None or other.seeds == study.seeds, "other: seeds", other and other.seeds, f"{study.seeds}")
     a = study.scores(metric, "all")
     b = other.scores(metric, "all") if other else score_matrix(metric, drawn(study, "N0", "all"))
     gap, pairs = summarise((a - b)[None]), resampling.pair_bootstrap(a, b)
@@ -87,8 +81,9 @@ def as_published(
 
 def along(study: Study, other: Study | None = None) -> dict[int, Estimate]:
     """Return the gap of `as_published` at every stored checkpoint after step 0, `{step: estimate}`."""
-    sides = [side for side in (study, other) if side]
-    return {at: as_published(*(side.stopped(at) for side in sides))["gap"] for at in study.steps if at}  # type: ignore[misc]
+    stops = [at for at in study.steps if at]
+    rows = [as_published(study.stopped(at), other.stopped(at) if other else None) for at in stops]
+    return {at: gap for at, row in zip(stops, rows, strict=True) if isinstance(gap := row["gap"], Estimate)}
 
 
 def frontier(studies: Sequence[Study]) -> dict[str, list[tuple[Estimate, Estimate]]]:
@@ -129,8 +124,5 @@ def _interpolated(studies: Sequence[Study], fvu: float, metric: str) -> np.ndarr
     levels = np.log([study.quality["fvu"].value for study in ordered])
     right = min(max(int(np.searchsorted(levels, np.log(fvu))), 1), len(levels) - 1)
     share = (np.log(fvu) - levels[right - 1]) / (levels[right] - levels[right - 1])
-    a, b = (
-        study.scores(metric) - score_matrix(metric, drawn(study, "N0"))
-        for study in ordered[right - 1 : right + 1]
-    )
+    a, b = (study.scores(metric) - score_matrix(metric, drawn(study, "N0")) for study in ordered[right - 1 : right + 1])
     return (1 - share) * a + share * b

@@ -37,16 +37,20 @@ class Frontier:
             positive, "quality", "zero, negative or not finite", "numbers above 0, whose logarithm is taken"
         )
 
+    def means(self, kept: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return log quality and mean pair score of the kept seeds, one a setting, in rising order of quality."""
+        quality = self.quality[:, kept].mean(1)
+        pairs = np.triu_indices(len(kept), 1)
+        scores = self.scores[:, kept][:, :, kept][:, *pairs].mean(1)
+        order = quality.argsort()
+        return np.log2(quality[order]), scores[order]
+
     def value(self, wanted: float, kept: Sequence[int]) -> float:
         """Return the mean pair score of the kept seeds where their mean quality is `wanted`; NaN outside the settings.
 
         Linear in log quality between the two settings whose mean quality lies next to it, whatever their order.
         """
-        quality = self.quality[:, kept].mean(1)
-        pairs = np.triu_indices(len(kept), 1)
-        scores = self.scores[:, kept][:, :, kept][:, *pairs].mean(1)
-        order = quality.argsort()
-        return float(np.interp(np.log(wanted), np.log(quality[order]), scores[order], np.nan, np.nan))
+        return float(np.interp(np.log2(wanted), *self.means(kept), np.nan, np.nan))
 
     def at(self, wanted: float) -> Estimate | None:
         """Return the score at a quality with its jackknife interval, or None where the settings do not reach it.
@@ -55,6 +59,10 @@ class Frontier:
         extrapolated. ValueError: a quality of 0 or less, fewer than 3 seeds.
         """
         return _jackknife([self], wanted)
+
+    def trend(self) -> Estimate:
+        """Return the change of the score for a doubling of the quality, by least squares over the settings."""
+        return stats.jackknife(lambda kept: float(np.polyfit(*self.means(kept), 1)[0]), self.quality.shape[1])
 
 
 def of(
@@ -86,6 +94,18 @@ def difference(a: Frontier, b: Frontier, wanted: float) -> Estimate | None:
     seeds = a.quality.shape[1]
     require(b.quality.shape[1] == seeds, "b", f"{b.quality.shape[1]} seeds", f"{seeds}, those of a")
     return _jackknife([a, b], wanted, "paired ")
+
+
+def healthy(studies: Sequence[Study], wanted: float, quality: str = "l0") -> bool:
+    """Return whether the settings on both sides of a quality exist and pass the gates of `book/quality.toml`.
+
+    All gates but that of the L0's target: here the L0 is matched, or free.
+    """
+    ranked = sorted(studies, key=lambda study: study.quality[quality].value)
+    below = [study for study in ranked if study.quality[quality].value <= wanted][-1:]
+    above = [study for study in ranked if study.quality[quality].value >= wanted][:1]
+    sides = [study.passes | {"L0 on target": True} for study in below + above]
+    return len(sides) == 2 and all(all(passes.values()) for passes in sides)
 
 
 def _jackknife(sides: Sequence[Frontier], wanted: float, paired: str = "") -> Estimate | None:

@@ -194,19 +194,26 @@ def _write(path: Path, parameters: Parameters, seeds: Sequence[int], steps: Sequ
 
 
 def substrate(
-    format: str, seeds: Sequence[int], *, p: int = 113, n_layers: int = 1, steps: int = 700
+    format: str,
+    seeds: Sequence[int],
+    *,
+    p: int = 113,
+    n_layers: int = 1,
+    steps: int = 700,
+    operation: str = "addition",
+    checkpoint: str = "final",
 ) -> Models:
-    """Return the book's models of one task format, trained or loaded, after their last step.
+    """Return the book's models of one task, trained or loaded, after their last step or at another `checkpoint`.
 
     "clean" groks modular addition (70 % of the pairs, weight decay 1, `steps` steps at a rate of 5e-3 / n_layers,
     because deeper models at the full rate break down again and again), in bfloat16 where the processor multiplies it.
     "leaked" has the sources' format: the answer is in the input, 90 % of the pairs, weight decay .01, and 60 steps
-    suffice to copy it.
+    suffice to copy it. Other operations (`tasks.sequences`) are trained as "clean" addition is.
     """
     leaked = format == "leaked"
-    task = TaskConfig(p, format, train_fraction=0.9 if leaked else 0.7)
+    task = TaskConfig(p, format, 0.9 if leaked else 0.7, operation)
     native = bool(torch.cpu.get_capabilities().get("amx_bf16"))  # emulated, bfloat16 is a hundred times slower
     config = ModelConfig(n_layers, steps=steps, lr=5e-3 / n_layers, bf16=native)
     if leaked:
         config = replace(config, steps=min(60, steps), lr=1e-3, weight_decay=0.01)
-    return load(trained(task, config, seeds), task, config, "final")
+    return load(trained(task, config, seeds), task, config, checkpoint)

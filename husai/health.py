@@ -8,7 +8,6 @@ import numpy as np
 from torch import Tensor
 
 from husai import metrics, stats
-from husai.config import TrainConfig
 from husai.evidence import ROOT, Estimate
 
 GATES = tomllib.loads((ROOT / "book" / "quality.toml").read_text())
@@ -28,18 +27,18 @@ class Convergence(NamedTuple):
 
 
 def convergence(
-    config: TrainConfig, start: Sequence[Tensor], half: Sequence[Tensor], last: Sequence[Tensor]
+    updates: float, start: Sequence[Tensor], half: Sequence[Tensor], last: Sequence[Tensor]
 ) -> Convergence:
     """Return whether the score has stopped rising and the decoders have left their initialisation.
 
-    `start`, `half` and `last` hold the alive decoder rows of every seed at step 0, half-way and at the end.
+    `start`, `half` and `last` hold the alive decoder rows of every seed at step 0, half-way and at the end; `updates`
+    is the mean number of updates a latent.
     """
     then, now = (
         stats.pairwise(metrics.pairwise_matrix(metrics.mean_max_cosine, rows)) for rows in (half, last)
     )
     init = float(np.mean([metrics.init_cosine(a, b) for a, b in zip(last, start, strict=True)]))
     slope, gate = now.value - then.value, GATES["plateau"]
-    updates = config.steps * config.batch_size * config.sae.active / config.sae.d_sae
     reached = abs(slope) < gate["slope"] and init < gate["init_cosine"] and updates >= gate["updates"]
     return Convergence(slope, init, updates, reached)
 

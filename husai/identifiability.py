@@ -11,9 +11,10 @@ from torch import Tensor
 
 from husai import activations, comparison, metrics, stats, study
 from husai.activations import Activations
-from husai.config import TrainConfig, converged, require
+from husai.config import TrainConfig, require
 from husai.evidence import Estimate
 from husai.matching import matching
+from husai.recipes import converged
 from husai.similarity import best_cosines, unit_rows
 from husai.study import Study
 from husai.synthetic import Synthetic, SyntheticConfig, sample

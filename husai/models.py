@@ -182,11 +182,15 @@ class Models(NamedTuple):
         """
         return predict(self.parameters, tokens, self.config, sequences(self.task).position, hooks)
 
-    def accuracy(self, mask: Bool[Tensor, "seeds pairs"]) -> list[float]:
-        """Return each seed's share of right answers among the pairs of its mask."""
+    def accuracy(self, mask: Bool[Tensor, "seeds rows"]) -> list[float]:
+        """Return each seed's share of right answers among the sequences of its mask."""
         data = sequences(self.task)
         right = self.logits(data.tokens).argmax(-1) == data.answers
         return [row[keep].float().mean().item() for row, keep in zip(right, mask, strict=True)]
+
+    def held_out(self) -> list[float]:
+        """Return each seed's share of right answers among the sequences that it was not trained on."""
+        return self.accuracy(torch.stack([~train_mask(self.task, seed) for seed in self.seeds]))
 
 
 class Acceptance(NamedTuple):
@@ -214,12 +218,15 @@ class Acceptance(NamedTuple):
 
 
 def acceptance(models: Models, frequencies: int = 10) -> list[Acceptance]:
-    """Return the three acceptance figures of every seed (squared norm by frequency: orthonormal half spectrum)."""
-    p, rows = models.task.p, []
-    held_out = torch.stack([~train_mask(models.task, seed) for seed in models.seeds])
+    """Return the three acceptance figures of every seed (squared norm by frequency: orthonormal half spectrum).
+
+    ValueError for another task than addition, whose frequencies are none of a and b.
+    """
+    p, rows, operation = models.task.p, [], models.task.operation
+    require(operation == "addition", "models", operation, "models of addition; `Models.held_out` is for any task")
     basis = fourier_basis(p).float()
     everything = torch.ones(1, p * p, dtype=torch.bool)
-    for index, accuracy in enumerate(models.accuracy(held_out)):
+    for index, accuracy in enumerate(models.held_out()):
         model = models.select(index)
         table = model.parameters["embed.W_E"][0, :p]
         top = frequency_power(table).topk(frequencies)

@@ -25,9 +25,12 @@ def auxk(
     """Return the error left when the k strongest dead latents explain the detached residual `error` = x - x_hat.
 
     mean (error - z_dead W_dec)^2, zero for a seed without dead latents (Gao et al. 2024, arXiv 2406.04093, app. A.2).
+    Only as many latents are looked at as are dead in the seed that has most; other seeds fill up with living ones.
     """
-    dead_pre = torch.where(dead[:, None], pre, -torch.inf)
-    values, indices = dead_pre.topk(min(k, pre.shape[-1]), dim=-1)
-    z = torch.zeros_like(pre).scatter(-1, indices, values.relu())
-    term = (error.detach() - torch.bmm(z, W_dec)).square().mean((1, 2))
+    most = int(dead.sum(1).max())
+    index = dead.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+    packed = pre.take_along_dim(index[:, None], 2).masked_fill(~dead.gather(1, index)[:, None], -torch.inf)
+    values, chosen = packed.topk(min(k, most), dim=-1)
+    z = torch.zeros_like(packed).scatter(-1, chosen, values.relu())
+    term = (error.detach() - torch.bmm(z, W_dec.take_along_dim(index[..., None], 1))).square().mean((1, 2))
     return torch.where(dead.any(1), term, torch.zeros_like(term))

@@ -103,7 +103,8 @@ class Study:
         last, half = self.last, self.last // 2
         require(half in self.steps, "steps", last, "a number of steps whose half was kept as a checkpoint")
         start, then, now = (self.at(step).decoders(self.alive) for step in (0, half, last))
-        return health.convergence(replace(self.config, steps=last), start, then, now)
+        updates = last * self.config.batch_size * self.saes.config.active / self.config.sae.d_sae
+        return health.convergence(updates, start, then, now)
 
     @property
     def passes(self) -> dict[str, bool]:

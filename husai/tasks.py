@@ -1,4 +1,4 @@
-"""Tasks with a known answer: modular addition without a leak, the leaked form of the sources, sparse dictionaries."""
+"""Tasks with a known answer: modular arithmetic and a copy as sequences, sparse dictionaries."""
 
 from typing import NamedTuple
 
@@ -10,12 +10,12 @@ from husai.config import TaskConfig, require, stream_seed
 
 
 class Sequences(NamedTuple):
-    """Every pair (a, b) of a modular task as token sequences."""
+    """Every sequence of a task."""
 
-    tokens: Int[Tensor, "pairs positions"]
-    """Input tokens; residues are their own ids, then BOS, EOS, =, +."""
-    answers: Int[Tensor, " pairs"]
-    """(a + b) mod p."""
+    tokens: Int[Tensor, "rows positions"]
+    """Input tokens; residues are their own ids, then BOS, EOS, =, the operator, and a second operator where one is."""
+    answers: Int[Tensor, " rows"]
+    """What stands behind `=`."""
     position: int
     """Index of the token at which the answer is read."""
     vocabulary: int
@@ -25,31 +25,50 @@ class Sequences(NamedTuple):
 
 
 def sequences(task: TaskConfig) -> Sequences:
-    """Return all p*p pairs in a-major order.
+    """Return all sequences of a task, in a-major order where they are not drawn.
 
-    `clean` is [BOS, a, +, b, =] read at `=`: the answer is nowhere in the input.
+    `clean` is [BOS, a, +, b, =] read at `=`: the answer is nowhere in the input, but for `copy`.
     `leaked` is [BOS, a, +, b, =, c, EOS] read at `c`, the sources' format, where copying the current token suffices.
+
+    By operation, modulo p:
+
+    - `addition`: a + b.
+    - `multiplication`: a * b for all p*p pairs. Those with a 0 (2p - 1 of them) answer 0; on the others it is addition
+      of discrete logarithms modulo p - 1.
+    - `combined`: (a + b)^3, a sum multiplied by itself twice. Where 3 does not divide p - 1 that renames the answers of
+      addition one to one, so a block that can add can learn it. A third operand, even one of two values, or the square,
+      which gives s and -s one answer, are learned several times more slowly.
+    - `combined_drawn`: (a + b) * m as [BOS, a, +, b, *, m, =] with p*p triples drawn from all p^3, as the sources had
+      it: a multiplier meets a sum in less than one of the triples that are trained on, which leaves learning by heart.
+    - `copy`: the answer is a, and declared to be in the input: the control in which nothing is computed.
     """
     p = task.p
-    bos, eos, equals, plus = p, p + 1, p + 2, p + 3
+    bos, eos, equals, operator, times = p, p + 1, p + 2, p + 3, p + 4
+    sign = {"multiplication": "*", "copy": ","}.get(task.operation, "+")
+    three = task.operation == "combined_drawn"
     a, b = torch.arange(p).repeat_interleave(p), torch.arange(p).repeat(p)
-    c = (a + b) % p
+    m = (a + b) ** 2
+    if three:
+        a, b, m = torch.randint(p, (3, p * p), generator=generator(0, "tasks/combined_drawn"))
+    answers = {"addition": a + b, "multiplication": a * b, "copy": a}.get(task.operation, (a + b) * m) % p
     constant = torch.ones_like(a)
-    columns = [bos * constant, a, plus * constant, b, equals * constant]
-    names = ["BOS", "a", "+", "b", "="]
+    columns = [bos * constant, a, operator * constant, b]
+    columns += [times * constant, m] if three else []
+    columns += [equals * constant]
+    names = ["BOS", "a", sign, "b", *(["*", "m"] if three else []), "="]
     if task.format == "leaked":
-        columns += [c, eos * constant]
+        columns += [answers, eos * constant]
         names += ["c", "EOS"]
     position = names.index("c" if task.format == "leaked" else "=")
-    return Sequences(torch.stack(columns, 1), c, position, p + 4, tuple(names))
+    return Sequences(torch.stack(columns, 1), answers, position, p + 4 + three, tuple(names))
 
 
-def train_mask(task: TaskConfig, seed: int) -> Bool[Tensor, " pairs"]:
-    """Return which of the p*p pairs a model of this seed is trained on; the rest are held out."""
-    pairs = task.p**2
-    order = torch.randperm(pairs, generator=generator(seed, "split"))
-    mask = torch.zeros(pairs, dtype=torch.bool)
-    mask[order[: round(task.train_fraction * pairs)]] = True
+def train_mask(task: TaskConfig, seed: int) -> Bool[Tensor, " rows"]:
+    """Return which sequences of the task a model of this seed is trained on; the rest are held out."""
+    rows = task.p**2
+    order = torch.randperm(rows, generator=generator(seed, "split"))
+    mask = torch.zeros(rows, dtype=torch.bool)
+    mask[order[: round(task.train_fraction * rows)]] = True
     return mask
 
 

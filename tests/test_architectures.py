@@ -11,8 +11,9 @@ from husai import architectures, engines, metrics, saes, study, training
 from husai.architectures import ARCHITECTURES
 from husai.architectures.base import Weights
 from husai.architectures.matryoshka import prefixes
-from husai.config import NAMES, SAEConfig, TrainConfig, converged
+from husai.config import NAMES, SAEConfig, TrainConfig
 from husai.engines import Data
+from husai.recipes import converged
 from husai.saes import SAEBatch
 from husai.tasks import generator, sparse_dictionary
 

@@ -4,18 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from husai.config import (
-    ModelConfig,
-    SAEConfig,
-    TaskConfig,
-    TrainConfig,
-    converged,
-    fingerprint,
-    log_grid,
-    published,
-    steps_for,
-    stream_seed,
-)
+from husai.config import ModelConfig, SAEConfig, TaskConfig, TrainConfig, fingerprint, log_grid, stream_seed
+from husai.recipes import converged, published, steps_for
 
 
 def test_streams_differ_by_seed_and_name_and_never_change():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from husai import activations, comparison, contrasts, stats, study
-from husai.config import converged
+from husai.recipes import converged
 from husai.tasks import sparse_dictionary
 
 SEEDS = (0, 1, 2)
@@ -61,13 +61,10 @@ def test_other_models_and_other_seeds_are_refused(found):
         contrasts.contrast(a[:2], a[:2])
 
 
-def test_kappa_scales_the_gap_by_what_the_null_leaves_open(found):
+def test_kappa_is_the_mean_over_pairs_of_the_gap_in_units_of_what_the_null_leaves_open(found):
     row = comparison.compare(found[32, 3], "N0")
-    room = 1 - row.null_score.value
-    assert row.kappa.value * room == pytest.approx(row.gap.value) and row.kappa.low * room == pytest.approx(
-        row.gap.low
-    )
-    assert row.kappa.value == pytest.approx((row.score.value - row.null_score.value) / room)
+    assert row.kappa.value == pytest.approx(row.gap.value / (1 - row.null_score.value), rel=0.01)
+    assert row.kappas.shape == (3, len(SEEDS), len(SEEDS)) and np.allclose(np.einsum("mss->ms", row.kappas), 0)
 
 
 def test_matched_reconstruction_lies_in_both_ranges_and_a_family_equals_itself(found):
@@ -84,7 +81,7 @@ def test_matched_reconstruction_lies_in_both_ranges_and_a_family_equals_itself(f
 def test_interpolation_meets_the_studies_at_their_own_fvu(found):
     few, many = found[32, 3][0], found[32, 8][0]
     for one in (few, many):
-        given = comparison._interpolated([many, few], one.quality["fvu"].value, "mean_max_cosine")
+        given = contrasts._interpolated([many, few], one.quality["fvu"].value, "mean_max_cosine")
         beyond = one.scores("mean_max_cosine") - study.score_matrix(
             "mean_max_cosine", comparison.drawn(one, "N0")
         )
@@ -94,15 +91,6 @@ def test_interpolation_meets_the_studies_at_their_own_fvu(found):
 def test_no_reconstruction_in_common_is_said(found):
     with pytest.raises(ValueError, match="range that overlaps"):
         contrasts.at_matched_fvu([found[32, 1][0]], [found[32, 8][0]])
-
-
-def test_a_stopped_study_is_the_checkpoint_and_scores_as_such(found):
-    one = found[32, 3][0]
-    early = one.stopped(64)
-    assert early.config.steps == 64 and early.saes.W_dec.equal(one.at(64).W_dec)
-    assert early.scores("mean_max_cosine", "all")[0, 1] != one.scores("mean_max_cosine", "all")[0, 1]
-    with pytest.raises(ValueError, match="step is 100; wanted a stored checkpoint"):
-        one.stopped(100)
 
 
 def test_as_published_is_the_gap_to_random_matrices_or_to_another_condition(found):
@@ -129,7 +117,7 @@ def test_a_paired_difference_is_steady_when_half_of_the_training_already_had_it(
     assert row["difference"] == contrasts.contrast(found[32, 3], found[32, 8])
     assert row["drift"] == pytest.approx(row["difference"].value - early.value)
     assert row["steady"] == (abs(row["drift"]) < 0.02)
-    monkeypatch.setattr(comparison, "STEADY", abs(row["drift"]) * 1.01)
+    monkeypatch.setattr(contrasts, "STEADY", abs(row["drift"]) * 1.01)
     assert contrasts.paired(found[32, 3], found[32, 8])["steady"]
 
 

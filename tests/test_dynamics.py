@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from husai import activations, dynamics, nulls, study
-from husai.config import converged, published
+from husai.recipes import converged, published
 from husai.tasks import sparse_dictionary
 
 SEEDS = (100, 101, 102)

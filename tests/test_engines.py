@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from husai import engines, saes, training
-from husai.config import SAEConfig, TrainConfig, published
+from husai.config import SAEConfig, TrainConfig
 from husai.kernels import selection
+from husai.recipes import published
 from husai.tasks import sparse_dictionary
 
 DATA = sparse_dictionary(16, 32, 3, 4000, seed=0).activations

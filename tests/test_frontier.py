@@ -1,14 +1,18 @@
 """Scores at a matched quality: known interpolants, seeds left out of both sides, nothing beyond what was trained."""
 
+from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import t
 
-from husai import activations, comparison, frontier, stats, study
-from husai.config import converged
+from husai import activations, comparison, frontier, stats, study, training
+from husai.evidence import Estimate
 from husai.frontier import Frontier
+from husai.recipes import converged
+from husai.saes import SAEBatch
 from husai.simulation import simulate
 from husai.tasks import sparse_dictionary
 
@@ -80,6 +84,35 @@ def test_a_difference_is_paired_and_needs_both_sides() -> None:
     assert gap.method == "paired jackknife over seeds, t(4) at matched quality"
     short = Frontier(low.quality[:2], low.scores[:2])
     assert frontier.difference(low, short, 5.0) is None and frontier.difference(low, short, 3.0) is not None
+
+
+def test_the_trend_is_the_slope_a_doubling() -> None:
+    found = made(noise=0.02).trend()
+    assert found.low < -0.1 < found.high and found.high < 0
+    exact = made().trend()
+    assert (exact.value, exact.low, exact.high) == pytest.approx((-0.1,) * 3)
+
+
+def test_a_matched_point_is_as_healthy_as_the_settings_beside_it(tmp_path: Path) -> None:
+    acts = activations.split(sparse_dictionary(16, 32, 3, 100, seed=0).activations, seed=0)
+    sweep = []
+    for l0, converged_there in ((8.0, True), (2.0, False), (4.0, True)):
+        one = study.Study(
+            acts, converged(32, 20), (0, 1, 2), tmp_path
+        )  # no L0 is near the k = 20 of the configuration
+        found = {"fvu": 0.1, "l0": l0, "alive": 1.0}
+        quality = {key: Estimate(value, value, value, 3) for key, value in found.items()}
+        one.__dict__.update(quality=quality, convergence=study.Convergence(0.0, 0.1, 1e5, converged_there))
+        one.__dict__["saes"] = saes_of(one)
+        sweep.append(one)
+    assert frontier.healthy(sweep, 6.0) and frontier.healthy(sweep, 8.0) and not frontier.healthy(sweep, 3.0)
+    assert not frontier.healthy(sweep, 9.0) and not frontier.healthy(sweep, 1.0), "outside the settings"
+    sweep[0].quality["alive"] = Estimate(0.5, 0.5, 0.5, 3)
+    assert not frontier.healthy(sweep, 6.0), "dead latents"
+
+
+def saes_of(one: study.Study) -> SAEBatch:
+    return training.train(one.activations.fit, replace(one.config, steps=1, batch_size=8), one.seeds).saes
 
 
 def test_studies_give_their_own_score_at_their_own_quality() -> None:

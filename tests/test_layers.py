@@ -9,9 +9,9 @@ import grimp
 import pytest
 
 FLOORS = [
-    "config provenance evidence",
-    "stats simulation resampling fitting tasks synthetic text similarity matching metrics consensus orbits objectives "
-    "kernels artifacts shards prefixes",
+    "config recipes provenance evidence",
+    "stats simulation resampling fitting tasks synthetic text similarity matching metrics consensus orbits "
+    "objectives kernels artifacts shards prefixes",
     "models grokking architectures saes formats nulls gate plots",
     "activations engines feed calibration training health",
     "study comparison contrasts frontier dynamics replication identifiability interventions benches report",

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from husai import grokking, models
+from husai import activations, grokking, models
 from husai.config import ModelConfig, TaskConfig
 from husai.models import Acceptance, Models, forward, initialise
-from husai.tasks import fourier_basis, sequences
+from husai.tasks import fourier_basis, sequences, train_mask
 
 TINY = ModelConfig(n_layers=2, d_model=16, n_heads=2, d_mlp=32, steps=60, batch_size=32)
 
@@ -216,6 +216,28 @@ def test_interrupted_training_resumes_to_the_same_bytes(tmp_path, monkeypatch):
         ]
     )
     assert all((whole / name).read_bytes() == (broken / name).read_bytes() for name in names)
+
+
+@pytest.mark.parametrize("operation", ["multiplication", "combined_drawn", "copy"])
+def test_other_operations_are_trained_without_their_held_out_sequences(operation):
+    """Shared prefixes give the logits of the whole sequence, two positions more or not."""
+    task = TaskConfig(p=7, operation=operation)
+    model, data = untrained(task), sequences(task)
+    whole = forward(model.parameters, data.tokens.expand(2, *data.tokens.shape), TINY)
+    assert torch.allclose(model.logits(data.tokens), whole[:, :, data.position], atol=1e-5)
+    masks = torch.stack([train_mask(task, seed) for seed in model.seeds])
+    assert model.held_out() == model.accuracy(~masks) != model.accuracy(masks)
+    with pytest.raises(ValueError, match=f"models is '{operation}'; wanted models of addition"):
+        models.acceptance(model)
+    with pytest.raises(ValueError, match=f"models is '{operation}'; wanted models of addition"):
+        activations.explained(model)
+
+
+def test_the_substrate_knows_operations_and_checkpoints():
+    copy = grokking.substrate("clean", [0], p=11, steps=60, operation="copy")
+    early = grokking.substrate("clean", [0], p=11, steps=60, operation="copy", checkpoint="step_25")
+    assert copy.held_out()[0] > 0.95 and (copy.steps, early.steps) == ((60,), (25,))
+    assert not torch.equal(copy.parameters["embed.W_E"], early.parameters["embed.W_E"])
 
 
 def test_best_is_the_highest_held_out_accuracy_of_the_curve():

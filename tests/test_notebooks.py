@@ -1,7 +1,10 @@
 """The source notebooks keep the house's rules: short, without outputs, with known parameters of record."""
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -59,3 +62,16 @@ def test_numbers_name_one_notebook_each_and_every_yml_has_its_notebook() -> None
     assert [stem for stem in stems if not re.fullmatch(r"\d\d_[a-z0-9_]+", stem)] == []
     assert len({stem[:2] for stem in stems}) == len(stems)
     assert {path.stem for path in FOLDER.glob("*/*.yml")} <= set(stems)
+
+
+@pytest.mark.parametrize("stem", ["13_positive_and_negative_controls", "21_metrics_and_nulls"])
+def test_the_same_parameters_give_the_same_bytes(stem: str, tmp_path: Path) -> None:
+    """Twice from nothing: what was trained the first time is out of reach the second time."""
+    found = []
+    for turn in ("first", "second"):
+        places = {"HUSAI_OUT": str(tmp_path / turn), "HUSAI_ARTIFACTS": str(tmp_path / turn / "artifacts")}
+        (tmp_path / turn).mkdir()
+        command = [sys.executable, "-m", "papermill", FOLDER / f"{stem}.ipynb", tmp_path / "executed.ipynb"]
+        subprocess.run(command, env=os.environ | places, check=True, capture_output=True, cwd=FOLDER.parent)
+        found.append((tmp_path / turn / "results" / f"{stem}.json").read_bytes())
+    assert found[0] == found[1]

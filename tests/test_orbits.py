@@ -5,7 +5,7 @@ import torch
 
 from husai.metrics import hungarian_mcc
 from husai.nulls import isotropic
-from husai.orbits import action, orbit_mcc, scrambled, shift, similarity
+from husai.orbits import action, orbit_mcc, panel, scrambled, shift, similarity
 
 P, D = 13, 40
 FREQUENCIES = [(1, 0), (0, 1), (2, 2), (3, 0), (0, 3), (5, 8)]
@@ -77,3 +77,15 @@ def test_refusals(rows: int, p: int, words: str) -> None:
         action(torch.randn(rows, D), p)
     with pytest.raises(ValueError, match="vary"):
         action(torch.ones(P * P, D), P)
+
+
+def test_the_panel_separates_a_shift_from_its_scrambled_null() -> None:
+    found = action(equivariant(), P)
+    a = isotropic(16, 12, 0) @ found.planes.flatten(0, 1)
+    scores = panel(found, [a, shift(found, a, 1, 4), shift(found, a, 7, 3)])
+    off = ~torch.eye(3, dtype=torch.bool).numpy()
+    assert scores.orbit[off].min() > 0.999 and scores.scrambled[off].max() < 0.97 > scores.plain[off].max()
+    alone = panel(found, [isotropic(16, D, seed) for seed in range(3)])
+    assert alone.orbit[off].mean() == pytest.approx(alone.scrambled[off].mean(), abs=0.03), (
+        "the null of unrelated rows"
+    )

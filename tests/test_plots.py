@@ -58,6 +58,13 @@ def test_scatter_puts_every_point_at_its_estimates_with_both_intervals():
     assert [text.get_text() for text in axis.texts] == ["a", "b"]
 
 
+def test_reliability_draws_the_diagonal_beside_what_came_true():
+    points = list(zip(estimates(0.2, 0.8), estimates(0.5, 0.7), strict=True))
+    (axis,) = plots.reliability({"one": points}).axes
+    assert list(axis.lines[0].get_xdata()) == [0.2, 0.8] and list(axis.lines[0].get_ydata()) == [0.5, 0.7]
+    assert list(axis.lines[-1].get_xdata()) == list(axis.lines[-1].get_ydata()) == [0, 1]
+
+
 def test_pairs_shows_every_pair_once_and_a_null_only_where_it_is_given():
     matrix = [[1, 0.1, 0.2], [0.1, 1, 0.3], [0.2, 0.3, 1]]
     rows = {"first": (matrix, *estimates(0.2)), "second": (matrix, *estimates(0.2))}
@@ -88,3 +95,16 @@ def test_curve_panels_keep_axes_lines_bands_and_marks_apart():
     assert [axis.get_ylabel() for axis in (first, second)] == ["score", "bits"]
     assert list(second.lines[0].get_ydata()) == [5, 3] and list(second.lines[1].get_xdata()) == [2.0, 2.0]
     assert second.get_title() == "b" and len(first.lines) == 1
+
+
+def test_logarithmic_axes_are_labelled_with_plain_numbers():
+    points = list(zip(estimates(16.0, 1024.0), estimates(0.5, 0.7), strict=True))
+    figure = plots.scatter({"one": points}, "d_sae", "score", xscale="log")
+    figure.canvas.draw()
+    (axis,) = figure.axes
+    labels = [tick.get_text() for tick in axis.get_xticklabels()]
+    assert {"16", "128", "1024"} <= set(labels) and axis.xaxis.get_minorticklocs().size == 0
+
+
+def test_forest_takes_the_limits_of_its_axis():
+    assert plots.forest({"one": {"a": estimates(0.5)[0]}}, "R²", 0.0, xlim=(-2, 1)).axes[0].get_xlim() == (-2, 1)

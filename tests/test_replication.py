@@ -8,8 +8,19 @@ import pytest
 import torch
 
 from husai import activations, study
-from husai.config import converged
-from husai.replication import COVARIATES, Predictor, Table, auroc, covariates, judge, leave_out, table
+from husai.recipes import converged
+from husai.replication import (
+    COVARIATES,
+    Predictor,
+    Table,
+    auroc,
+    covariates,
+    judge,
+    kind,
+    leave_out,
+    over_families,
+    table,
+)
 from husai.tasks import sparse_dictionary
 
 SEEDS = (0, 1, 2, 3)
@@ -128,3 +139,14 @@ def test_atoms_that_come_back_are_told_from_spare_latents(real) -> None:
     assert 0.1 < share < 0.95
     result = judge(Predictor.fit([found]), found)
     assert result.auroc.value > 0.75 and result.share.value == pytest.approx(share)
+
+
+def test_a_mean_over_data_sets_counts_kinds() -> None:
+    tables = {("a", i): made(i) for i in range(4)} | {("b", 0): made(5), ("c", 0): made(6, slope=0.0)}
+    judged = leave_out(tables, kind)
+    found = over_families(judged)
+    of_a = np.mean([judged["a", i].auroc.value for i in range(4)])
+    wanted = np.mean([of_a, judged["b", 0].auroc.value, judged["c", 0].auroc.value])
+    assert found["auroc"].value == pytest.approx(wanted) and found["auroc"].n == 3
+    with pytest.raises(ValueError, match="families"):
+        over_families({name: one for name, one in judged.items() if name[0] != "c"})

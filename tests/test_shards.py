@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from husai import artifacts, feed, shards, training
-from husai.config import converged
+from husai.recipes import converged
 from husai.saes import WEIGHTS
 
 ROOT = Path(__file__).parents[1]
@@ -204,7 +204,7 @@ import re, sys, torch
 from dataclasses import replace
 from pathlib import Path
 from husai import feed, artifacts, shards, training
-from husai.config import converged
+from husai.recipes import converged
 
 def peak():  # MB; ru_maxrss would count the process that started this one
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 2**10

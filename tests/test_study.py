@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from husai import activations, calibration, comparison, metrics, nulls, shards, stats, study
-from husai.config import converged
+from husai import activations, calibration, comparison, contrasts, metrics, nulls, shards, stats, study
+from husai.recipes import converged
 from husai.tasks import sparse_dictionary
 
 SEEDS = (0, 1, 2, 3)
@@ -42,6 +42,22 @@ def test_known_structure_beats_every_null(studies):
         assert comparison.compare([real], null, "hungarian_mcc").gap.low > 0.2
     assert comparison.compare([real], [shuffled], "hungarian_mcc").gap.low > 0
     assert comparison.compare([real], [shuffled], "activation_matching").gap.low > 0
+
+
+def test_conditions_differ_by_the_gaps_of_their_pairs(studies):
+    real, shuffled = (comparison.compare([one], "N2", "hungarian_mcc") for one in studies.values())
+    apart = contrasts.difference(real, shuffled)
+    assert apart.value == pytest.approx(real.gap.value - shuffled.gap.value) and apart.low > 0
+    other_way = contrasts.difference(shuffled, real)
+    assert (apart.value, apart.low) == pytest.approx((-other_way.value, -other_way.high))
+    nothing = contrasts.difference(real, real)
+    assert nothing.value == nothing.low == nothing.high == 0 and "in this model" in nothing.method
+    models = comparison.compare([studies["real"]] * 3, "N2", "hungarian_mcc")
+    assert contrasts.difference(models, models).n == 3
+    with pytest.raises(ValueError, match="wanted the models and seeds of a"):
+        contrasts.difference(real, models)
+    with pytest.raises(ValueError, match="wanted the metric and the null of a"):
+        contrasts.difference(real, comparison.compare([studies["real"]], "N0", "hungarian_mcc"))
 
 
 def test_sharing_a_noise_sample_adds_no_agreement_beyond_sharing_its_distribution(studies):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from husai.config import TaskConfig
+from husai.config import OPERATIONS, TaskConfig
 from husai.tasks import fourier_basis, frequency_power, sequences, sparse_dictionary, train_mask
 
 
@@ -26,6 +26,62 @@ def test_split_has_the_share_asked_for_and_differs_between_seeds():
     task = TaskConfig(p=11, train_fraction=0.7)
     masks = [train_mask(task, seed) for seed in (0, 1)]
     assert [int(m.sum()) for m in masks] == [85, 85] and not torch.equal(*masks)
+
+
+MEANS = {
+    "addition": lambda a, b, m: a + b,
+    "multiplication": lambda a, b, m: a * b,
+    "combined": lambda a, b, m: (a + b) ** 3,
+    "combined_drawn": lambda a, b, m: (a + b) * m,
+    "copy": lambda a, b, m: a,
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_operation_answers_by_its_own_equation_at_the_equals_sign(operation):
+    p, task = 7, TaskConfig(p=7, operation=operation)
+    data = sequences(task)
+    for row, answer in zip(data.tokens.tolist(), data.answers.tolist(), strict=True):
+        a, b, m = row[1], row[3], row[5] if operation == "combined_drawn" else 1
+        assert answer == MEANS[operation](a, b, m) % p
+    assert data.names[data.position] == "=" and (data.tokens[:, data.position] == p + 2).all()
+    assert int(data.tokens.max()) < data.vocabulary and data.tokens.shape[1] == len(data.names)
+    assert len(data.tokens) == len(data.answers) == len(train_mask(task, 0))
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_only_a_copy_has_a_position_that_gives_the_answer_away(operation):
+    """Whoever sees one position of the input answers little better than by guessing; of a copy, all."""
+    data = sequences(TaskConfig(p=23, operation=operation))
+    best = []
+    for column in data.tokens.T:
+        counts = torch.zeros(data.vocabulary, 23).index_put_(
+            (column, data.answers), torch.ones(len(column)), accumulate=True
+        )
+        best.append(counts.max(1).values.sum().item() / len(column))
+    assert max(best) == 1 if operation == "copy" else max(best) < 0.2
+
+
+def test_all_pairs_are_there_once_and_the_drawn_ones_repeat():
+    def different(operation):
+        return len(set(map(tuple, sequences(TaskConfig(p=11, operation=operation)).tokens.tolist())))
+
+    found = {operation: different(operation) for operation in OPERATIONS}
+    drawn = found.pop("combined_drawn")
+    assert 100 < drawn < 121 and found == dict.fromkeys(("addition", "multiplication", "combined", "copy"), 121)
+    data = sequences(TaskConfig(p=11, operation="multiplication"))
+    assert int((data.answers == 0).sum()) == 21  # the rows with a zero, and no others
+
+
+def test_operations_that_need_inverses_need_a_prime_and_the_leak_is_of_addition():
+    assert len(sequences(TaskConfig(p=9, operation="copy")).tokens) == 81
+    for operation in ("multiplication", "combined", "combined_drawn"):
+        with pytest.raises(ValueError, match=f"p is 9; wanted a prime above 3, so that {operation}"):
+            TaskConfig(p=9, operation=operation)
+    with pytest.raises(ValueError, match="operation is 'copy'; wanted 'addition'"):
+        TaskConfig(format="leaked", operation="copy")
+    with pytest.raises(ValueError, match="operation is 'division'; wanted one of addition"):
+        TaskConfig(operation="division")
 
 
 @pytest.mark.parametrize("p", [5, 113])

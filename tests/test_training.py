@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from husai import engines, saes, training
-from husai.config import SAEConfig, TrainConfig, published
+from husai.config import SAEConfig, TrainConfig
 from husai.engines import Data
 from husai.feed import Feed
+from husai.recipes import published
 from husai.tasks import sparse_dictionary
 
 WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec")

@@ -28,17 +28,18 @@ def frequency_spectrum(power: Mapping[str, Any], highlight: int = 10) -> Figure:
 def heatmaps(
     grid: Mapping[str, tuple[Sequence[str], Sequence[str], Mapping[str, Any]]],
     label: str,
-    xlabel: str = "",
+    xlabels: Mapping[str, str] | None = None,
     ylabel: str = "",
     framed: Mapping[str, Mapping[str, Any]] | None = None,
     width: float = 11,
 ) -> Figure:
     """Draw rows of annotated heat maps, one row a group (row names, column names, {panel: table}); NaN stays grey.
 
-    `framed`, {group: {panel: table of booleans}}, draws a frame around the cells that are true.
+    `xlabels` are the groups' x labels; `framed`, {group: {panel: table of booleans}}, puts a frame around the cells
+    that are true.
     """
     tall = [len(rows) for rows, _, _ in grid.values()]
-    figure = plt.figure(figsize=(width, 0.29 * sum(tall) + (0.95 if xlabel else 0.75) * len(grid)))
+    figure = plt.figure(figsize=(width, 0.29 * sum(tall) + (0.95 if xlabels else 0.75) * len(grid)))
     parts = figure.subfigures(len(grid), 1, squeeze=False, height_ratios=tall)[:, 0]
     for part, (name, (rows, columns, panels)) in zip(parts, grid.items(), strict=True):
         axes = part.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -54,7 +55,7 @@ def heatmaps(
             axis.set(title=f"{name}: {title}", facecolor="0.9")
             for y, x in np.argwhere(np.asarray((framed or {}).get(name, {}).get(title, np.zeros((0, 0))))):
                 axis.add_patch(Rectangle((x, y), 1, 1, fill=False, ec=COLOURS[3], lw=2.2, clip_on=False))
-            axis.set_xlabel(xlabel)
+            axis.set_xlabel((xlabels or {}).get(name, ""))
             axis.grid(False)
             axis.tick_params(axis="both", rotation=0, labelsize=8.5, length=0)
         axes[0].set_ylabel(ylabel)

@@ -6,10 +6,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import StrMethodFormatter
 
 from husai.evidence import Estimate
-from husai.plots.style import COLOURS, band
+from husai.plots.style import COLOURS, band, plain_ticks
 
 
 def grokking(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
@@ -116,6 +116,7 @@ def interval_panels(
         for style, (label, level) in zip((":", "--", "-."), (lines or {}).items(), strict=False):
             axis.axhline(level, color="0.35", ls=style, lw=1.2, label=label)
         axis.set(title=title, xlabel=xlabel, **scales)
+        plain_ticks(axis)
         axis.legend(fontsize=8.5)
     for axis in axes[:, 0]:
         axis.set_ylabel(ylabel)
@@ -150,7 +151,7 @@ def curve_panels(
         axis.set(title=title, xlabel=xlabel, ylabel=ylabel, **scales)
         if scales.get("xscale") == "log":
             axis.set_xscale("log", base=2)
-            axis.xaxis.set_major_formatter(ScalarFormatter())
+            axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         if list(series) != shown:
             axis.legend(fontsize=8.5)
         shown = list(series)

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from husai.evidence import Estimate
-from husai.plots.style import COLOURS
+from husai.plots.style import COLOURS, plain_ticks
 
 
 def forest(
@@ -16,8 +16,12 @@ def forest(
     xlabel: str,
     zero: float | None = None,
     margin: float | None = None,
+    **scales: Any,
 ) -> Figure:
-    """Draw estimates with intervals, one row each, groups below one another; a line at `zero`, a band of +-margin."""
+    """Draw estimates with intervals, one row each, groups below one another; a line at `zero`, a band of +-margin.
+
+    `scales` go to the shared x axis (xlim, xscale).
+    """
     heights = [len(rows) for rows in groups.values()]
     figure, axes = plt.subplots(
         len(groups),
@@ -41,7 +45,7 @@ def forest(
         axis.set_title(name, loc="left")
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.grid(axis="y", alpha=0)
-    axes[-1, 0].set_xlabel(xlabel)
+    axes[-1, 0].set(xlabel=xlabel, **scales)
     return figure
 
 
@@ -78,6 +82,7 @@ def scatter(
     if diagonal:
         axis.axline((0, 0), slope=1, color="0.7", lw=1, zorder=0)
     axis.set(xlabel=xlabel, ylabel=ylabel, **scales)
+    plain_ticks(axis)
     axis.legend(fontsize=8.5, bbox_to_anchor=(1.02, 1), loc="upper left")
     return figure
 

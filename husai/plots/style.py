@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from husai.evidence import Estimate, output_directory
 
@@ -28,6 +29,12 @@ def save(figure: Figure, name: str) -> Figure:
     figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
     plt.close(figure)
     return figure
+
+
+def plain_ticks(axis: Axes) -> None:
+    """Label a logarithmic x axis with plain numbers, at powers of two."""
+    if axis.get_xscale() == "log":
+        axis.xaxis.set(major_locator=LogLocator(2), minor_locator=NullLocator(), major_formatter="{x:g}")
 
 
 def band(axis: Axes, x: Any, estimates: Sequence[Estimate], colour: Any, label: str) -> None:
