@@ -107,9 +107,7 @@ def agreement(studies: Sequence[Study]) -> dict[str, Any]:
     }
 
 
-def against_truth(
-    studies: Sequence[Study], truths: Sequence[Float[Tensor, "atoms d_model"]]
-) -> dict[str, Estimate]:
+def against_truth(studies: Sequence[Study], truths: Sequence[Float[Tensor, "atoms d_model"]]) -> dict[str, Estimate]:
     """Return how near alive latents are to the true features, and how much nearer they are to one another.
 
     `recovery` is `metrics.recovery`: the mean cosine of the true atoms with their one-to-one partners. `fidelity` is

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from husai import saes
-from husai.config import converged
 from husai.identifiability import Cell, by_rate, fidelity, known, recipe, shuffled, tables, train
 from husai.metrics import recovery
+from husai.recipes import converged
 from husai.study import Study
 from husai.synthetic import SyntheticConfig
 

@@ -108,3 +108,19 @@ def test_logarithmic_axes_are_labelled_with_plain_numbers():
 
 def test_forest_takes_the_limits_of_its_axis():
     assert plots.forest({"one": {"a": estimates(0.5)[0]}}, "R²", 0.0, xlim=(-2, 1)).axes[0].get_xlim() == (-2, 1)
+
+
+def test_heatmaps_write_every_value_and_frame_the_cells_asked_for():
+    table = [[0.1, 0.25], [float("nan"), 0.9]]
+    grid = {"group": (["one", "two"], ["a", "b"], {"panel": table, "other": table})}
+    figure = plots.heatmaps(grid, "share", {"group": "k"}, "L0", {"group": {"panel": [[False, True], [False, False]]}})
+    first, other = figure.axes[:2]
+    assert sorted(text.get_text() for text in first.texts) == ["0.10", "0.25", "0.90"]
+    assert [patch.get_xy() for patch in first.patches] == [(1, 0)] and not other.patches
+    assert first.yaxis_inverted() and (first.get_xlabel(), first.get_ylabel()) == ("k", "L0")
+
+
+def test_scatter_draws_the_diagonal_only_when_asked():
+    points = {"one": list(zip(estimates(0.2), estimates(0.4), strict=True))}
+    with_it, without = (plots.scatter(points, "x", "y", diagonal=wanted).axes[0].lines for wanted in (True, False))
+    assert len(with_it) == len(without) + 1
