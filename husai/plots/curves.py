@@ -6,7 +6,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
 
 from husai.evidence import Estimate
 from husai.plots.style import COLOURS, band, plain_ticks
@@ -149,9 +148,7 @@ def curve_panels(
         if title in (marks or {}):
             axis.axvline((marks or {})[title], color="0.45", lw=1, ls=":")
         axis.set(title=title, xlabel=xlabel, ylabel=ylabel, **scales)
-        if scales.get("xscale") == "log":
-            axis.set_xscale("log", base=2)
-            axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        plain_ticks(axis)
         if list(series) != shown:
             axis.legend(fontsize=8.5)
         shown = list(series)

@@ -32,9 +32,10 @@ def save(figure: Figure, name: str) -> Figure:
 
 
 def plain_ticks(axis: Axes) -> None:
-    """Label a logarithmic x axis with plain numbers, at powers of two."""
+    """Label a logarithmic x axis with plain numbers: at powers of two, or of ten where it shows shares."""
     if axis.get_xscale() == "log":
-        axis.xaxis.set(major_locator=LogLocator(2), minor_locator=NullLocator(), major_formatter="{x:g}")
+        base = 2 if axis.get_xlim()[1] > 1 else 10
+        axis.xaxis.set(major_locator=LogLocator(base), minor_locator=NullLocator(), major_formatter="{x:g}")
 
 
 def band(axis: Axes, x: Any, estimates: Sequence[Estimate], colour: Any, label: str) -> None:
