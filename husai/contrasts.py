@@ -1,13 +1,12 @@
 """Two conditions against each other: how much more the seeds of one agree than those of the other."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
 
-from husai import resampling, stats
-from husai.comparison import Comparison, at_equal_counts, compare, drawn, summarise
+from husai import resampling
+from husai.comparison import Comparison, at_equal_counts, drawn, summarise
 from husai.config import require
 from husai.evidence import Estimate
 from husai.study import Study, score_matrix
@@ -84,45 +83,3 @@ def along(study: Study, other: Study | None = None) -> dict[int, Estimate]:
     stops = [at for at in study.steps if at]
     rows = [as_published(study.stopped(at), other.stopped(at) if other else None) for at in stops]
     return {at: gap for at, row in zip(stops, rows, strict=True) if isinstance(gap := row["gap"], Estimate)}
-
-
-def frontier(studies: Sequence[Study]) -> dict[str, list[tuple[Estimate, Estimate]]]:
-    """Return what one model's SAEs over k score against their FVU: score, kappa_N0, N2, N0, as [(FVU, value)] each."""
-    n0, n2 = ([compare([study], null) for study in studies] for null in ("N0", "N2"))
-    series = {
-        "score": [row.score for row in n0],
-        "kappa_N0": [row.kappa for row in n0],
-        "null N2": [row.null_score for row in n2],
-        "null N0": [row.null_score for row in n0],
-    }
-    fvu = [study.quality["fvu"] for study in studies]
-    return {name: list(zip(fvu, values, strict=True)) for name, values in series.items()}
-
-
-def at_matched_fvu(
-    first: Sequence[Study], second: Sequence[Study], metric: str = "mean_max_cosine"
-) -> tuple[float, Estimate]:
-    """Return an FVU that two families of SAEs share, and how much further from chance the first one is there.
-
-    A family is one model's studies over k. The FVU is the geometric middle of the range that both cover. A family's
-    seed-by-seed scores less those of N0 (chance for its own alive counts) are taken there by linear interpolation in
-    log FVU, and their difference is jackknifed over seeds. ValueError: no FVU in common, other SAE seeds.
-    """
-    ranges = [[study.quality["fvu"].value for study in side] for side in (first, second)]
-    low, high = max(min(side) for side in ranges), min(max(side) for side in ranges)
-    require(low < high, "second: FVU", ranges[1], f"a range that overlaps with that of first, {ranges[0]}")
-    seeds = {study.seeds for study in [*first, *second]}
-    require(len(seeds) == 1, "seeds", sorted(seeds), "one seed list for all")
-    fvu = float(np.sqrt(low * high))
-    estimate = stats.difference(*(_interpolated(side, fvu, metric) for side in (first, second)))
-    return fvu, replace(estimate, method=f"{estimate.method}, in this model")
-
-
-def _interpolated(studies: Sequence[Study], fvu: float, metric: str) -> np.ndarray:
-    """Return one family's scores beyond N0 [seeds, seeds] at an FVU inside its range."""
-    ordered = sorted(studies, key=lambda study: study.quality["fvu"].value)
-    levels = np.log([study.quality["fvu"].value for study in ordered])
-    right = min(max(int(np.searchsorted(levels, np.log(fvu))), 1), len(levels) - 1)
-    share = (np.log(fvu) - levels[right - 1]) / (levels[right] - levels[right - 1])
-    a, b = (study.scores(metric) - score_matrix(metric, drawn(study, "N0")) for study in ordered[right - 1 : right + 1])
-    return (1 - share) * a + share * b

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from husai import stats
-from husai.comparison import drawn
+from husai.comparison import compare, drawn
 from husai.config import require
 from husai.evidence import Estimate
 from husai.study import Study, score_matrix
@@ -94,6 +94,37 @@ def difference(a: Frontier, b: Frontier, wanted: float) -> Estimate | None:
     seeds = a.quality.shape[1]
     require(b.quality.shape[1] == seeds, "b", f"{b.quality.shape[1]} seeds", f"{seeds}, those of a")
     return _jackknife([a, b], wanted, "paired ")
+
+
+def at_shared_fvu(
+    first: Sequence[Study], second: Sequence[Study], metric: str = "mean_max_cosine"
+) -> tuple[float, Estimate]:
+    """Return an FVU that two sweeps of one model share, and how much further beyond N0 the first one agrees there.
+
+    It is the geometric middle of the range that both cover. ValueError: no FVU in common, unequal seeds.
+    """
+    a, b = (of(side, "fvu", metric, "N0") for side in (first, second))
+    ranges = [side.quality.mean(1) for side in (a, b)]
+    low, high = max(side.min() for side in ranges), min(side.max() for side in ranges)
+    ours, theirs = (side.tolist() for side in ranges)
+    require(low < high, "second: FVU", theirs, f"a range that overlaps with that of first, {ours}")
+    wanted = float(np.sqrt(low * high))
+    gap = difference(a, b, wanted)
+    require(gap is not None, "second: FVU", theirs, "a range that overlaps without any one of the seeds, too")
+    return wanted, replace(gap, method=f"{gap.method}, in this model")  # type: ignore[union-attr, type-var]
+
+
+def against_fvu(studies: Sequence[Study]) -> dict[str, list[tuple[Estimate, Estimate]]]:
+    """Return what one model's SAEs over k score against their FVU: score, kappa_N0, N2, N0, as [(FVU, value)] each."""
+    n0, n2 = ([compare([study], null) for study in studies] for null in ("N0", "N2"))
+    series = {
+        "score": [row.score for row in n0],
+        "kappa_N0": [row.kappa for row in n0],
+        "null N2": [row.null_score for row in n2],
+        "null N0": [row.null_score for row in n0],
+    }
+    fvu = [study.quality["fvu"] for study in studies]
+    return {name: list(zip(fvu, values, strict=True)) for name, values in series.items()}
 
 
 def healthy(studies: Sequence[Study], wanted: float, quality: str = "l0") -> bool:

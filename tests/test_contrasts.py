@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from husai import activations, comparison, contrasts, stats, study
+from husai import activations, comparison, contrasts, frontier, stats, study
 from husai.recipes import converged
 from husai.tasks import sparse_dictionary
 
@@ -69,28 +69,18 @@ def test_kappa_is_the_mean_over_pairs_of_the_gap_in_units_of_what_the_null_leave
 
 def test_matched_reconstruction_lies_in_both_ranges_and_a_family_equals_itself(found):
     wide, narrow = ([found[shape][0] for shape in found if shape[0] == n] for n in (32, 16))
-    fvu, gain = contrasts.at_matched_fvu(wide, narrow)
+    fvu, gain = frontier.at_shared_fvu(wide, narrow)
     for family in (wide, narrow):
         levels = [one.quality["fvu"].value for one in family]
         assert min(levels) <= fvu <= max(levels)
-    assert contrasts.at_matched_fvu(wide, wide)[1].value == 0
-    swapped, loss = contrasts.at_matched_fvu(narrow, wide)
+    assert frontier.at_shared_fvu(wide, wide)[1].value == 0
+    swapped, loss = frontier.at_shared_fvu(narrow, wide)
     assert (swapped, loss.value) == pytest.approx((fvu, -gain.value))
-
-
-def test_interpolation_meets_the_studies_at_their_own_fvu(found):
-    few, many = found[32, 3][0], found[32, 8][0]
-    for one in (few, many):
-        given = contrasts._interpolated([many, few], one.quality["fvu"].value, "mean_max_cosine")
-        beyond = one.scores("mean_max_cosine") - study.score_matrix(
-            "mean_max_cosine", comparison.drawn(one, "N0")
-        )
-        assert np.allclose(given, beyond)
 
 
 def test_no_reconstruction_in_common_is_said(found):
     with pytest.raises(ValueError, match="range that overlaps"):
-        contrasts.at_matched_fvu([found[32, 1][0]], [found[32, 8][0]])
+        frontier.at_shared_fvu([found[32, 1][0]], [found[32, 8][0]])
 
 
 def test_as_published_is_the_gap_to_random_matrices_or_to_another_condition(found):
@@ -126,6 +116,6 @@ def test_a_path_ends_at_the_study_and_a_frontier_lies_at_the_fvu_of_each(found):
     path = contrasts.along(few, many)
     assert list(path) == [64, 128]
     assert path[128] == contrasts.as_published(few, many)["gap"]
-    series = contrasts.frontier([few, many])
+    series = frontier.against_fvu([few, many])
     assert [fvu.value for fvu, _ in series["score"]] == [one.quality["fvu"].value for one in (few, many)]
     assert series["kappa_N0"][1][1] == comparison.compare([many], "N0").kappa
