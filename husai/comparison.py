@@ -99,6 +99,7 @@ def compare(
             for study in studies
         ])  # fmt: skip
     else:
+        require(latents == "alive", "latents", latents, "'alive': trained nulls are compared at equal alive counts")
         matched, other = at_equal_counts(studies, others, metric, **options)
     label = name or (null if isinstance(null, str) else "trained null")
     score, null_score, gap = (summarise(values) for values in (real, other, matched - other))

@@ -21,7 +21,7 @@ class Convergence(NamedTuple):
     init_cosine: float
     """Mean |cos| of the alive decoder rows with their own initialisation; below .5 is wanted."""
     updates: float
-    """steps * batch * k / d_sae, the mean number of updates a latent; at least 2e4 is wanted."""
+    """steps * batch * L0 / d_sae, the mean number of updates a latent; at least 2e4 is wanted."""
     converged: bool
     """All three hold."""
 

@@ -101,9 +101,9 @@ def agreement(studies: Sequence[Study]) -> dict[str, Any]:
         "agreement": against.score,
         "agreement_N2": against.null_score,
         "gap_N2": against.gap,
-        "kappa_N2": against.gap.value / (1 - against.null_score.value),
+        "kappa_N2": against.kappa.value,
         "agreement_all": comparison.summarise(every),
-        "shared": comparison.summarise(np.stack([_shared(one) for one in studies])),
+        "shared": comparison.summarise(np.stack([one.scores("shared_fraction") for one in studies])),
     }
 
 
@@ -186,8 +186,3 @@ def _pairs(values: Sequence[float]) -> np.ndarray:
     """Return the mean of each two seeds' values [seeds, seeds], to be set against a score of pairs."""
     one = np.asarray(values)
     return (one[:, None] + one) / 2
-
-
-def _shared(one: Study) -> np.ndarray:
-    encoders = [rows.T[keep] for rows, keep in zip(one.saes.W_enc, one.alive, strict=True)]
-    return metrics.pairwise_matrix(metrics.shared_fraction, encoders, one.decoders)

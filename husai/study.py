@@ -103,7 +103,7 @@ class Study:
         last, half = self.last, self.last // 2
         require(half in self.steps, "steps", last, "a number of steps whose half was kept as a checkpoint")
         start, then, now = (self.at(step).decoders(self.alive) for step in (0, half, last))
-        updates = last * self.config.batch_size * self.saes.config.active / self.config.sae.d_sae
+        updates = last * self.config.batch_size * self.quality["l0"].value / self.config.sae.d_sae
         return health.convergence(updates, start, then, now)
 
     @property

@@ -33,7 +33,7 @@ def test_trajectories_draw_each_measure_with_its_band_and_the_chance_line():
     rows = [
         {"step": step, **dict(zip(keys, estimates(*[step / 100] * 5), strict=True))} for step in (0, 8, 16)
     ]
-    figure = plots.trajectories({"x": rows}, {"mean_max_cosine": 0.3}, {"x": 8})
+    figure = plots.trajectories({"x": rows}, {"x": {"mean_max_cosine": 0.3}}, {"x": 8})
     top, bottom = figure.axes
     assert len(top.collections) == 2 and len(bottom.collections) == 3
     assert any(list(line.get_ydata()) == [0.3, 0.3] for line in top.lines)

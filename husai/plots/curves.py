@@ -31,12 +31,12 @@ def grokking(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
 
 def trajectories(
     panels: Mapping[str, Sequence[Mapping[str, Any]]],
-    null: Mapping[str, float],
+    null: Mapping[str, Mapping[str, float]],
     stopped_at: Mapping[str, int],
 ) -> Figure:
     """Draw scores (top) and FVU, alive share, |cos| to init (bottom) against steps; one column a substrate.
 
-    `null` holds the isotropic line of each top-panel metric; `stopped_at` where the published protocol ended.
+    `null` holds each column's isotropic line of a top-panel metric; `stopped_at` where the published protocol ended.
     """
     top = {"mean_max_cosine": "mean max cosine", "hungarian_mcc": "Hungarian MCC"}
     bottom = {"fvu": "FVU", "alive": "alive share", "init_cosine": "|cos| to own init"}
@@ -49,7 +49,7 @@ def trajectories(
             for index, (key, label) in enumerate(labels.items()):
                 band(axis, steps, [row[key] for row in rows], COLOURS[offset + index], label)
             axis.set_xscale("log", base=2)
-        for key, value in null.items():
+        for key, value in null.get(name, {}).items():
             column[0].axhline(value, color=COLOURS[list(top).index(key)], ls=":", lw=1.2)
         if name in stopped_at:
             for axis in column:
