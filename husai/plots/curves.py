@@ -96,16 +96,16 @@ def spectra(groups: Mapping[str, Any], xlabel: str, ylabel: str, **scales: Any) 
 
 def interval_panels(
     panels: Mapping[str, tuple[str, Mapping[str, tuple[Any, Sequence[Estimate]]]]], ylabel: str,
-    lines: Mapping[str, float] | None = None, columns: int = 0, **scales: Any,
+    lines: Mapping[str, float] | None = None, columns: int = 0, alike: bool = True, **scales: Any,
 ) -> Figure:  # fmt: skip
     """Draw estimates with interval bands against x, one panel a group (x label, {line: (x, estimates)}).
 
-    The panels stand side by side, or in rows of so many columns.
+    The panels stand side by side, or in rows of so many columns, on one scale unless not `alike`.
     """
     columns = columns or len(panels)
     rows = -(-len(panels) // columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(4.4 * columns + 0.4, 3.3 * rows), squeeze=False, sharey=True
+        rows, columns, figsize=(4.4 * columns + 0.4, 3.3 * rows), squeeze=False, sharey=alike
     )
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)

@@ -32,9 +32,9 @@ def save(figure: Figure, name: str) -> Figure:
 
 
 def plain_ticks(axis: Axes) -> None:
-    """Label a logarithmic x axis with plain numbers: at powers of two, or of ten where it shows shares."""
+    """Label a logarithmic x axis with plain numbers: at powers of two, or of ten where it goes far below one."""
     if axis.get_xscale() == "log":
-        base = 2 if axis.get_xlim()[1] > 1 else 10
+        base = 2 if axis.get_xlim()[0] > 0.1 else 10
         axis.xaxis.set(major_locator=LogLocator(base), minor_locator=NullLocator(), major_formatter="{x:g}")
 
 
