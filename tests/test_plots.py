@@ -124,3 +124,18 @@ def test_scatter_draws_the_diagonal_only_when_asked():
     points = {"one": list(zip(estimates(0.2), estimates(0.4), strict=True))}
     with_it, without = (plots.scatter(points, "x", "y", diagonal=wanted).axes[0].lines for wanted in (True, False))
     assert len(with_it) == len(without) + 1
+
+
+def test_panels_of_their_own_scale_do_not_share_an_axis():
+    heights = {"small": (0.1, 0.2), "large": (8.0, 9.0)}
+    panels = {name: ("x", {"line": ([1, 2], estimates(*pair))}) for name, pair in heights.items()}
+    apart, alike = (plots.interval_panels(panels, "score", alike=value).axes for value in (False, True))
+    assert apart[0].get_ylim()[1] < 1 < apart[1].get_ylim()[0] and alike[0].get_ylim() == alike[1].get_ylim()
+
+
+def test_ticks_are_powers_of_ten_far_below_one_and_of_two_above():
+    for low, high, wanted in ((1e-4, 0.5, "0.001"), (4.0, 512.0, "64")):
+        points = list(zip(estimates(low + 0.1, high), estimates(0.5, 0.7), strict=True))
+        (axis,) = plots.scatter({"one": points}, "x", "y", xscale="log", xlim=(low, high)).axes
+        axis.figure.canvas.draw()
+        assert wanted in {tick.get_text() for tick in axis.get_xticklabels()}

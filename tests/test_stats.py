@@ -225,3 +225,8 @@ GAP = np.where(np.eye(4, k=1) + np.eye(4, k=-1), np.nan, 0.5)
 def test_refusals(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_spread_of_pairs_leaves_the_diagonal_out() -> None:
+    matrix = np.array([[9.0, 1, 2], [1, 9, 4], [2, 4, 9]])
+    assert stats.pair_sd(matrix) == pytest.approx(np.std([1, 2, 4], ddof=1))

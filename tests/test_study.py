@@ -241,6 +241,17 @@ def test_a_stopped_study_is_the_study_of_its_checkpoint(studies):
     assert long.stopped(0).convergence.init_cosine == pytest.approx(1, abs=1e-5)
 
 
+def test_trained_nulls_compare_living_latents_only(studies):
+    with pytest.raises(ValueError, match="latents is 'all'; wanted 'alive'"):
+        comparison.compare([studies["real"]], [studies["real"]], latents="all")
+
+
+def test_updates_count_the_latents_that_are_active(studies):
+    one = studies["real"]
+    l0, c = one.quality["l0"].value, one.config
+    assert one.convergence.updates == pytest.approx(c.steps * c.batch_size * l0 / c.sae.d_sae)
+
+
 def test_two_seeds_are_refused(studies):
     with pytest.raises(ValueError, match="seeds is .*at least 3 seeds"):
         study.run({"x": (studies["real"].activations, CONFIG)}, (0, 1))
