@@ -110,8 +110,9 @@ def at_shared_fvu(
     require(low < high, "second: FVU", theirs, f"a range that overlaps with that of first, {ours}")
     wanted = float(np.sqrt(low * high))
     gap = difference(a, b, wanted)
-    require(gap is not None, "second: FVU", theirs, "a range that overlaps without any one of the seeds, too")
-    return wanted, replace(gap, method=f"{gap.method}, in this model")  # type: ignore[union-attr, type-var]
+    if gap is None:
+        raise ValueError(f"second: FVU is {theirs!r}; wanted a range that overlaps without any one of the seeds, too")
+    return wanted, replace(gap, method=f"{gap.method}, in this model")
 
 
 def against_fvu(studies: Sequence[Study]) -> dict[str, list[tuple[Estimate, Estimate]]]:
