@@ -1,5 +1,6 @@
 """A score at a matched quality: what a sweep says at an L0 or FVU that none of its settings need have hit."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -105,10 +106,10 @@ def at_shared_fvu(
     """
     a, b = (of(side, "fvu", metric, "N0") for side in (first, second))
     ranges = [side.quality.mean(1) for side in (a, b)]
-    low, high = max(side.min() for side in ranges), min(side.max() for side in ranges)
+    low, high = float(max(side.min() for side in ranges)), float(min(side.max() for side in ranges))
     ours, theirs = (side.tolist() for side in ranges)
     require(low < high, "second: FVU", theirs, f"a range that overlaps with that of first, {ours}")
-    wanted = float(np.sqrt(low * high))
+    wanted = math.sqrt(low * high)
     gap = difference(a, b, wanted)
     if gap is None:
         raise ValueError(f"second: FVU is {theirs!r}; wanted a range that overlaps without any one of the seeds, too")

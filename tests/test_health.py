@@ -6,7 +6,7 @@ import torch
 from husai import health
 from husai.evidence import Estimate
 
-ENOUGH = 65_536  # updates a latent
+ENOUGH = 65_536.0  # updates a latent
 
 
 def rows(seed: int, n: int = 3) -> list[torch.Tensor]:
