@@ -80,7 +80,7 @@ def test_matched_reconstruction_lies_in_both_ranges_and_a_family_equals_itself(f
 
 def test_no_reconstruction_in_common_is_said(found):
     with pytest.raises(ValueError, match="range that overlaps"):
-        frontier.at_shared_fvu([found[32, 1][0]], [found[32, 8][0]])
+        frontier.at_shared_fvu([found[32, 1][0], found[16, 2][0]], [found[32, 3][0], found[32, 8][0]])
 
 
 def test_as_published_is_the_gap_to_random_matrices_or_to_another_condition(found):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from husai import activations, comparison, frontier, stats, study, training
+from husai import activations, comparison, frontier, health, stats, study, training
 from husai.evidence import Estimate
 from husai.frontier import Frontier
 from husai.recipes import converged
@@ -102,7 +102,7 @@ def test_a_matched_point_is_as_healthy_as_the_settings_beside_it(tmp_path: Path)
         )  # no L0 is near the k = 20 of the configuration
         found = {"fvu": 0.1, "l0": l0, "alive": 1.0}
         quality = {key: Estimate(value, value, value, 3) for key, value in found.items()}
-        one.__dict__.update(quality=quality, convergence=study.Convergence(0.0, 0.1, 1e5, converged_there))
+        one.__dict__.update(quality=quality, convergence=health.Convergence(0.0, 0.1, 1e5, converged_there))
         one.__dict__["saes"] = saes_of(one)
         sweep.append(one)
     assert frontier.healthy(sweep, 6.0) and frontier.healthy(sweep, 8.0) and not frontier.healthy(sweep, 3.0)
