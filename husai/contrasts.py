@@ -70,9 +70,7 @@ def as_published(
     were independent, and `bound` is their conservative lower bound; `times_wider` is the first interval's width over
     the second's. ValueError: other SAE seeds.
     """
-    require(other is None or other.seeds == study.seeds, "other: seeds", other and other.seeds, f"{study.seeds}")
-    a = study.scores(metric, "all")
-    b = other.scores(metric, "all") if other else score_matrix(metric, drawn(study, "N0", "all"))
+    a, b = _sides(study, other, metric)
     gap, pairs = summarise((a - b)[None]), resampling.pair_bootstrap(a, b)
     times = (gap.high - gap.low) / (pairs.high - pairs.low)
     return {"gap": gap, "pairs": pairs, "bound": resampling.conservative_bound(a, b), "times_wider": times}
@@ -81,5 +79,12 @@ def as_published(
 def along(study: Study, other: Study | None = None) -> dict[int, Estimate]:
     """Return the gap of `as_published` at every stored checkpoint after step 0, `{step: estimate}`."""
     stops = [at for at in study.steps if at]
-    rows = [as_published(study.stopped(at), other.stopped(at) if other else None) for at in stops]
-    return {at: gap for at, row in zip(stops, rows, strict=True) if isinstance(gap := row["gap"], Estimate)}
+    sides = [_sides(study.stopped(at), other.stopped(at) if other else None, "mean_max_cosine") for at in stops]
+    return {at: summarise((a - b)[None]) for at, (a, b) in zip(stops, sides, strict=True)}
+
+
+def _sides(study: Study, other: Study | None, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scores of all latents [seeds, seeds] of a study, and of `other` or else of random matrices."""
+    require(other is None or other.seeds == study.seeds, "other: seeds", other and other.seeds, f"{study.seeds}")
+    chance = other.scores(metric, "all") if other else score_matrix(metric, drawn(study, "N0", "all"))
+    return study.scores(metric, "all"), chance
