@@ -39,12 +39,12 @@ def parts(repeats: int) -> dict[str, list[float]]:
     moments = tuple(np.zeros_like(w) for w in (encoder, decoder, bias, centre) for _ in range(2))
     recipe = Recipe(
         by_batch=False, signed=False, levels=np.array([D_SAE]), by_rank=False, transcoder=False, centred=True,
-        aligned=False, project=True, unit=True, encodes=True, decodes=True, clip_norm=1.0, auxk=1 / 32, dead_after=256,
-        k_aux=D_MODEL // 2,
+        aligned=False, project=True, unit=True, encodes_from=0, decodes_from=0, l2=0.0, clip_norm=1.0,
+        auxk=1 / 32, dead_after=256, k_aux=D_MODEL // 2,
     )  # fmt: skip
     scratch = step._scratch(BATCH, 1, BATCH * (K + D_MODEL // 2), encoder, decoder, False)
     none_dead, losses, silent = np.empty(0, np.int64), np.zeros(2), np.zeros(D_SAE, np.int64)
-    fired = np.zeros(D_SAE, np.bool_)
+    fired, none = np.zeros(D_SAE, np.bool_), encoder[:0]
     gradient, one = scratch.g_encoder, np.float32(1)
 
     def forward() -> int:
@@ -60,7 +60,7 @@ def parts(repeats: int) -> dict[str, list[float]]:
     def whole() -> None:
         step.topk_steps(
             x, x, order[None], np.array([1e-3]), np.array([K]), 0, (encoder, decoder, bias, centre), moments, silent,
-            recipe, losses[None],
+            none, recipe, losses[None],
         )  # fmt: skip
 
     step._inputs(x, centre, order, False, scratch.rows)
@@ -72,7 +72,7 @@ def parts(repeats: int) -> dict[str, list[float]]:
             "selection": lambda: select(scratch.pre, scratch.chosen),
             "selection, decoding and errors": forward,
             "sorting by latent": lambda: step._sort_by_latent(entries, scratch),
-            "gradients": lambda: step._backward(encoder, decoder, recipe, scratch),
+            "gradients": lambda: step._backward(encoder, decoder, none, recipe, scratch),
             "Adam": adam,
             "a whole step": whole,
         }

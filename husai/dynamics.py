@@ -1,6 +1,7 @@
 """What the checkpoints of a study say beyond its last one: who agrees when, and how good is good at each."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -83,3 +84,14 @@ def principal_components(acts: Activations, k: int, seeds: Sequence[int]) -> tup
     back = [rows @ a.T @ a + half.mean(0) for rows, a, half in zip(centred, axes, halves, strict=True)]
     fvu = stats.mean([metrics.fvu(acts.held_out, x_hat, acts.mean) for x_hat in back])
     return fvu, stats.pairwise(score_matrix("mean_max_cosine", axes))
+
+
+def trajectory(study: Study) -> list[dict[str, Any]]:
+    """Return, per stored checkpoint, scores over all latents, quality and |cos| to the own initialisation."""
+    start, rows = study.at(0), []
+    for step in study.steps:
+        now = study.stopped(step)
+        init = [metrics.init_cosine(a, b) for a, b in zip(now.saes.W_dec, start.W_dec, strict=True)]
+        scores = {name: stats.pairwise(now.scores(name, "all")) for name in ("mean_max_cosine", "hungarian_mcc")}
+        rows.append({"step": step, **scores, **now.quality, "init_cosine": stats.mean(init)})
+    return rows

@@ -63,10 +63,11 @@ class State(NamedTuple):
         return Weights(encoder, self.bias, decoder, self.centre, self.extra)
 
 
-Engine = Callable[[State, Data, Tensor, np.ndarray, np.ndarray, int], np.ndarray]
-"""advance(state, data, order [seeds, steps, batch], rates [steps], ks [steps], start) -> losses [seeds, steps, 2].
+Engine = Callable[[State, Data, Tensor, np.ndarray, np.ndarray, int, Tensor | None], np.ndarray]
+"""advance(state, data, order [seeds, steps, batch], rates [steps], ks [steps], start, pull) -> losses.
 
-It changes `state` in place. Fewer steps come back when the last of them has a loss that is not finite.
+Losses are [seeds, steps, 2]. It changes `state` in place; `pull` [seeds, d_sae, d_model], if any, is added to the
+decoders' gradients at each step. Fewer steps come back when the last of them has a loss that is not finite.
 """
 
 
@@ -97,6 +98,17 @@ def loss(
 def k_aux(config: TrainConfig, d_model: int) -> int:
     """Return how many dead latents explain the residual: d_model / 2, at most d_sae (Gao et al. 2024, section A.2)."""
     return min(d_model // 2, config.sae.d_sae)
+
+
+def learns_from(config: TrainConfig) -> tuple[int, int]:
+    """Return the first latent whose encoder row and bias learn, and the first whose decoder row does."""
+    every = {"encoder": (config.sae.d_sae, 0), "decoder": (0, config.sae.d_sae), "": (0, 0)}[config.frozen]
+    return max(every[0], config.objective.fixed[0]), max(every[1], config.objective.fixed[1])
+
+
+def l2(config: TrainConfig) -> float:
+    """Return the factor of `objectives.l2` in the loss."""
+    return config.objective.weight if config.objective.name == "l2" else 0.0
 
 
 def start(name: str, config: TrainConfig, state: State) -> Engine:
@@ -132,8 +144,9 @@ class _Fused:
             aligned=sae.aligned,
             project=c.project_gradient,
             unit=c.unit_decoder,
-            encodes=c.frozen != "encoder",
-            decodes=c.frozen != "decoder",
+            encodes_from=learns_from(c)[0],
+            decodes_from=learns_from(c)[1],
+            l2=l2(c),
             clip_norm=float(c.clip_norm),
             auxk=float(c.auxk),
             dead_after=c.dead_after,
@@ -141,9 +154,11 @@ class _Fused:
         )
 
     def __call__(
-        self, state: State, data: Data, order: Tensor, rates: np.ndarray, ks: np.ndarray, start: int
+        self, state: State, data: Data, order: Tensor, rates: np.ndarray, ks: np.ndarray, start: int,
+        pull: Tensor | None = None,
     ) -> np.ndarray:
         losses, x, y = np.zeros((*order.shape[:2], 2)), data.x.numpy(), data.y.numpy()
+        pulls = (state.decoder[:, :0] if pull is None else pull).numpy()
         behind = [(0, seed) for seed in range(len(self.seeds))]
 
         def advance(_: int) -> None:
@@ -156,7 +171,7 @@ class _Fused:
                 weights, moments, silent = self.seeds[seed]
                 kernels.topk_steps(
                     x, y, order[seed, part].numpy(), rates[part], ks[part], start + first,
-                    weights, moments, silent, self.recipe, losses[seed, part],
+                    weights, moments, silent, pulls[seed], self.recipe, losses[seed, part],
                 )  # fmt: skip
                 if part.stop < len(rates) and np.isfinite(losses[seed]).all():
                     heapq.heappush(behind, (part.stop, seed))
@@ -181,7 +196,8 @@ class _Autograd:
         self.adam = torch.optim.Adam(self.weights, betas=(kernels.BETA1, kernels.BETA2), eps=kernels.EPSILON)
 
     def __call__(
-        self, state: State, data: Data, order: Tensor, rates: np.ndarray, ks: np.ndarray, start: int
+        self, state: State, data: Data, order: Tensor, rates: np.ndarray, ks: np.ndarray, start: int,
+        pull: Tensor | None = None,
     ) -> np.ndarray:
         losses = []
         order = order.to(data.x.device)
@@ -190,23 +206,33 @@ class _Autograd:
                 weight.requires_grad_()
             with torch.enable_grad():
                 terms, fired = loss(state, data.rows(order[:, index]), self.config, int(k))
-                (terms @ terms.new_tensor([1.0, self.config.auxk])).sum().backward()
+                total = (terms @ terms.new_tensor([1.0, self.config.auxk])).sum()
+                if l2(self.config):
+                    total = total + l2(self.config) * objectives.l2(state.encoder, state.decoder).sum()
+                total.backward()
             for weight in self.weights:
                 weight.requires_grad_(False)
             losses.append(terms.detach())
             if not bool(losses[-1].isfinite().all()):
                 break
-            self._shape_gradients(state)
+            self._shape_gradients(state, pull)
             self.adam.param_groups[0]["lr"] = rate
             self.adam.step()
             self.adam.zero_grad()
-            if self.config.unit_decoder and self.config.frozen != "decoder":
-                state.decoder.copy_(torch.nn.functional.normalize(state.decoder, dim=-1))
+            if self.config.unit_decoder:
+                moved = state.decoder[:, learns_from(self.config)[1] :]
+                moved.copy_(torch.nn.functional.normalize(moved, dim=-1))
             state.silent.copy_(torch.where(fired, 0, state.silent + 1))
         return torch.stack(losses, 1).double().cpu().numpy()
 
-    def _shape_gradients(self, state: State) -> None:
+    def _shape_gradients(self, state: State, pull: Tensor | None) -> None:
         gradients = [weight.grad for weight in self.weights if weight.grad is not None]
+        if pull is not None and state.decoder.grad is not None:
+            state.decoder.grad += pull
+        encodes_from, decodes_from = learns_from(self.config)
+        for weight, first in ((state.encoder, encodes_from), (state.bias, encodes_from), (state.decoder, decodes_from)):
+            if weight.grad is not None:
+                weight.grad[:, :first] = 0
         if self.config.project_gradient and state.decoder.grad is not None:
             state.decoder.grad -= (state.decoder.grad * state.decoder).sum(-1, keepdim=True) * state.decoder
         if self.config.clip_norm:

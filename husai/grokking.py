@@ -23,7 +23,7 @@ def trained(task: TaskConfig, config: ModelConfig, seeds: Sequence[int]) -> Path
         "models",
         [task, config, list(seeds)],
         lambda folder: train(task, config, seeds, folder),
-        modules=("config", "tasks", "prefixes", "models", "grokking"),
+        modules=("config.base", "config.substrates", "tasks", "prefixes", "models", "grokking"),
     )
 
 

@@ -17,11 +17,12 @@ from torch import Tensor
 from husai import artifacts, calibration, health, metrics, saes, stats, training
 from husai.activations import Activations, split
 from husai.calibration import Calibration
-from husai.config import NAMES, TrainConfig, log_grid, require
+from husai.config import NAMES, Objective, TrainConfig, log_grid, require
 from husai.evidence import Estimate, write_json
+from husai.saes import SAEBatch
 
 MODULES = (
-    "config",
+    *(f"config.{name}" for name in ("base", "objective", "autoencoders", "substrates")),
     "tasks",
     "objectives",
     "shards",
@@ -31,6 +32,7 @@ MODULES = (
     "kernels.step",
     "engines",
     "feed",
+    "coupling",
     "similarity",
     "metrics",
     "calibration",
@@ -39,6 +41,13 @@ MODULES = (
     "architectures",
     *(f"architectures.{name}" for name in ("base", *NAMES)),
 )
+
+
+Condition = (
+    tuple[Activations | Sequence[Activations], TrainConfig]
+    | tuple[Activations | Sequence[Activations], TrainConfig, SAEBatch]
+)
+"""Activations (of all seeds, or one a seed), a configuration and, if its objective refers to one, a reference."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +178,7 @@ class Study:
 
 
 def run(
-    conditions: Mapping[Any, tuple[Activations | Sequence[Activations], TrainConfig]],
+    conditions: Mapping[Any, Condition],
     seeds: Sequence[int],
     *,
     executor: Executor | None = None,
@@ -179,7 +188,8 @@ def run(
     """Return a `Study` a condition, training those that the store does not have.
 
     A condition may give one `Activations` a seed: those SAEs share nothing but the distribution of their data, and are
-    judged on the held-out part of the first. `executor` (any `concurrent.futures.Executor`) spreads the conditions.
+    judged on the held-out part of the first. An objective that refers to other SAEs is given them as a third item, one
+    for all seeds or one a seed. `executor` (any `concurrent.futures.Executor`) spreads the conditions.
     Checkpoints are kept at the start, half-way, at the end and at the steps `at`; with `trajectory` on the whole
     logarithmic grid too. Fewer than 3 seeds allow no interval: ValueError.
     """
@@ -187,10 +197,11 @@ def run(
         len(seeds) >= 3, "seeds", list(seeds), "at least 3 seeds, because every score carries an interval"
     )
     apply = executor.map if executor else map
-    data = [[acts] if isinstance(acts, Activations) else list(acts) for acts, _ in conditions.values()]
-    configs = [resolved(acts[0], config, seeds) for acts, (_, config) in zip(data, conditions.values(), strict=True)]
+    data = [[item[0]] if isinstance(item[0], Activations) else list(item[0]) for item in conditions.values()]
+    configs = [resolved(acts[0], item[1], seeds) for acts, item in zip(data, conditions.values(), strict=True)]
+    references = [item[2] if len(item) == 3 else None for item in conditions.values()]
     keeps = [sorted({0, c.steps // 2, c.steps, *at, *(log_grid(c.steps) if trajectory else ())}) for c in configs]
-    folders = list(apply(_folder, data, configs, repeat(tuple(seeds)), keeps))
+    folders = list(apply(_folder, data, configs, references, repeat(tuple(seeds)), keeps))
     studies = zip(conditions, data, configs, folders, strict=True)
     return {name: Study(acts[0], config, tuple(seeds), folder) for name, acts, config, folder in studies}
 
@@ -222,17 +233,26 @@ def calibrate_l0(
     calibration.require_criterion(criterion)
     data = split(acts, 0) if isinstance(acts, Tensor) else acts
     auto = replace(config, sae=replace(config.sae, k="auto"))
+    trials = replace(auto, shared="", objective=Objective())
 
     def build(folder: Path) -> None:
-        _, chosen = training.resolve(data.fit, auto, seeds)
+        _, chosen = training.resolve(data.fit, trials, seeds)
         write_json(folder / "calibration.json", chosen._asdict())  # type: ignore[union-attr]
 
     inputs = [artifacts.content_hash(data.fit)]
-    folder = artifacts.stored("calibrations", replace(auto, shared=""), build, modules=MODULES, inputs=inputs)
+    folder = artifacts.stored("calibrations", trials, build, modules=MODULES, inputs=inputs)
     return Calibration(**json.loads((folder / "calibration.json").read_text())).by(criterion)
 
 
-def _folder(data: list[Activations], config: TrainConfig, seeds: tuple[int, ...], keep: list[int]) -> Path:
+def _folder(
+    data: list[Activations],
+    config: TrainConfig,
+    reference: SAEBatch | None,
+    seeds: tuple[int, ...],
+    keep: list[int],
+) -> Path:
+    apart = len(data) == 1 or config.objective.name in ("", "l2")
+    require(apart, "activations", f"{len(data)} of them", "one for all seeds, where an objective couples these")
     require(
         len(data) in (1, len(seeds)),
         "activations",
@@ -245,13 +265,15 @@ def _folder(data: list[Activations], config: TrainConfig, seeds: tuple[int, ...]
         artifacts.clear(folder)
         log = folder / "log.jsonl"
         parts = [
-            training.train(acts.fit, config, s, keep=keep, log_path=log)
+            training.train(acts.fit, config, s, reference=reference, keep=keep, log_path=log)
             for acts, s in zip(data, shares, strict=True)
         ]
         for step in parts[0].checkpoints:
             saes.save(saes.stack([part.checkpoints[step] for part in parts]), folder / f"step_{step}")
 
     inputs = [artifacts.content_hash(acts.fit) for acts in data]
+    if reference is not None:
+        inputs += [artifacts.content_hash(getattr(reference, name)) for name in saes.WEIGHTS]
     return artifacts.stored("saes", [config, list(seeds), keep], build, modules=MODULES, inputs=inputs)
 
 
@@ -284,14 +306,3 @@ def sweep(
         for arm in arms
         for name in configs
     }
-
-
-def trajectory(study: Study) -> list[dict[str, Any]]:
-    """Return, per stored checkpoint, scores over all latents, quality and |cos| to the own initialisation."""
-    start, rows = study.at(0), []
-    for step in study.steps:
-        now = study.stopped(step)
-        init = [metrics.init_cosine(a, b) for a, b in zip(now.saes.W_dec, start.W_dec, strict=True)]
-        scores = {name: stats.pairwise(now.scores(name, "all")) for name in ("mean_max_cosine", "hungarian_mcc")}
-        rows.append({"step": step, **scores, **now.quality, "init_cosine": stats.mean(init)})
-    return rows

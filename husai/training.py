@@ -16,7 +16,8 @@ from torch import Tensor
 from husai import engines
 from husai.architectures import ARCHITECTURES
 from husai.calibration import Calibration, calibrate
-from husai.config import SAEConfig, TrainConfig, log_grid, require
+from husai.config import Objective, SAEConfig, TrainConfig, log_grid, require
+from husai.coupling import Coupling
 from husai.engines import Data, State, forward
 from husai.feed import Feed
 from husai.saes import SAEBatch
@@ -46,6 +47,7 @@ def train(
     seeds: Sequence[int],
     *,
     targets: Num[Tensor, "rows d_model"] | Shards | None = None,
+    reference: SAEBatch | None = None,
     keep: Sequence[int] | None = None,
     on_step: Callable[[int, SAEBatch, dict[str, Any]], None] | None = None,
     log_path: Path | None = None,
@@ -54,33 +56,40 @@ def train(
     """Train one SAE a seed and return them with their checkpoints.
 
     Loss of a seed: what its architecture says + auxk * mean (error - z_dead W_dec)^2, on activations centred and scaled
-    to a mean squared norm of d_model when `config.standardise`. Each seed has its own initialisation and data order,
-    but for what `config.shared` names, and gives the same SAE alone or in a batch. With k = "auto", `calibration`
-    chooses it first. Checkpoints are kept, and `on_step(step, saes, entry)` is called, at the steps `keep` (default: 0,
-    powers of two from 8, the last). `targets` are what a transcoder reconstructs; `route` reads [n, layers, d_model].
+    to a mean squared norm of d_model when `config.standardise`, + the term of `config.objective`, which may compare it
+    with the SAEs of a `reference` (one for all seeds, or one a seed) or with the other seeds of its group. But for such
+    a group, each seed has its own initialisation and data order, less what `config.shared` names, and gives the same
+    SAE alone or in a batch. With k = "auto", `calibration` chooses it first. Checkpoints are kept, and
+    `on_step(step, saes, entry)` is called, at the steps `keep` (default: 0, powers of two from 8, the last). `targets`
+    are what a transcoder reconstructs; `route` reads [n, layers, d_model].
     `engine` is "fused" (`engines.FUSED` on the CPU), "autograd", or "auto". All runs on the device of the activations.
     Raises ValueError on activations or targets that are not finite floats, do not fit the configuration or each other,
     or are fewer than batch_size, and on a loss that stops being finite (seed, step and learning rate are named).
     """
     require(len(set(seeds)) == len(seeds) > 0, "seeds", list(seeds), "one or more different integers")
+    coupling = Coupling(config, reference, seeds)
     config, calibration = resolve(activations, config, seeds)
     feed = Feed(activations, targets, config, seeds)
     state = initial_state(config, feed.first, seeds)
+    coupling.begin(state, feed)
     advance = engines.start(engine, config, state)
-    checkpoints, log, since = {}, [], []
+    stretch = min(feed.stretch, coupling.stretch or feed.stretch)
+    checkpoints, log, since, losses = {}, [], [], None
     track = tracker(config)
     stops = sorted({*(log_grid(config.steps) if keep is None else keep), config.steps})
     require(stops[0] >= 0 and stops[-1] == config.steps, "keep", keep, f"steps from 0 to {config.steps}")
     for start, stop in zip([0, *stops], stops, strict=False):
-        for first in range(start, stop, feed.stretch):
-            steps = min(feed.stretch, stop - first)
+        for first in range(start, stop, stretch):
+            steps = min(stretch, stop - first)
             data, order = feed.take(steps)
             rates = np.array([learning_rate(config, first + i) for i in range(steps)])
             ks = np.array([active(config, first + i) for i in range(steps)])
-            since.append(advance(state, data, order, rates, ks, first))
+            pull = coupling.pull(state, first, losses)
+            since.append(advance(state, data, order, rates, ks, first, pull))
+            losses = torch.from_numpy(since[-1][:, -1, 0])
             _check_finite(since[-1], seeds, first, rates)
         checkpoints[stop] = fold(state, config, feed)
-        log.append(_entry(stop, config, state, since))
+        log.append(_entry(stop, config, state, since) | coupling.entry)
         since = []
         if log_path:
             with log_path.open("a") as file:
@@ -97,7 +106,8 @@ def resolve(
     """Return the configuration with its k, chosen by `calibration.calibrate` where it is "auto", and how."""
     if config.sae.k != "auto":
         return config, None
-    chosen = calibrate(activations, config, seeds, lambda *arguments: train(*arguments, keep=[]).saes)
+    plain = replace(config, objective=Objective())
+    chosen = calibrate(activations, plain, seeds, lambda *arguments: train(*arguments, keep=[]).saes)
     return replace(config, sae=replace(config.sae, k=chosen.k)), chosen
 
 

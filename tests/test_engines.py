@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from husai import engines, saes, training
-from husai.config import SAEConfig, TrainConfig
+from husai.config import Objective, SAEConfig, TrainConfig
 from husai.kernels import selection
 from husai.recipes import published
 from husai.tasks import sparse_dictionary
@@ -39,6 +39,14 @@ CONFIGS = {
     "shared start": replace(TOPK, shared="init"),
     "shared order": replace(TOPK, sae=SAEConfig("batch_topk", 40, 3), shared="order"),
     "auxk of fewer than k_aux": replace(AUXK, sae=SAEConfig("topk", 12, 1)),
+    "alignment": replace(TOPK, objective=Objective("alignment", 0.3)),
+    "assignment, held": replace(TOPK, objective=Objective("assignment", 3.0, relative=True, every=4)),
+    "assignment as published": replace(PUBLISHED, objective=Objective("assignment", 0.3)),
+    "contrastive": replace(TOPK, objective=Objective("contrastive", 0.3, temperature=0.1)),
+    "consensus, fading": replace(TOPK, objective=Objective("consensus", 0.3, fade=0.5, rows=7)),
+    "pinned, free encoder": replace(TOPK, objective=Objective("pinning", rows=7)),
+    "pinned with encoder": replace(AUXK, objective=Objective("pinning", rows=39, encoder=True)),
+    "l2": replace(TOPK, unit_decoder=False, project_gradient=False, objective=Objective("l2", 1e-3)),
     "budgets with auxk": replace(AUXK, sae=SAEConfig("hierarchical_topk", 200, 5, groups=(1, 3))),
 }
 
@@ -47,8 +55,9 @@ CONFIGS = {
 def test_the_fused_step_is_the_autograd_step(name):
     config = CONFIGS[name]
     targets = OUTPUT.double() if config.sae.transcoder else None
+    reference = training.train(DATA.double(), TOPK, [8, 9]).saes if config.objective.refers else None
     fused, plain = (
-        training.train(DATA.double(), config, [1, 2], targets=targets, engine=engine)
+        training.train(DATA.double(), config, [1, 2], targets=targets, reference=reference, engine=engine)
         for engine in ("fused", "autograd")
     )
     for weight in saes.WEIGHTS:

@@ -13,7 +13,7 @@ FLOORS = [
     "stats simulation resampling fitting tasks synthetic text similarity matching metrics consensus orbits "
     "objectives kernels artifacts shards prefixes",
     "models grokking architectures saes formats nulls gate plots",
-    "activations engines feed calibration training health",
+    "activations engines feed coupling calibration training health",
     "study comparison contrasts frontier dynamics replication identifiability interventions benches report",
 ]
 FLOOR = {f"husai.{name}": floor for floor, names in enumerate(FLOORS) for name in names.split()}

@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from husai import activations, calibration, comparison, contrasts, metrics, nulls, shards, stats, study
+from husai import activations, calibration, comparison, contrasts, dynamics, metrics, nulls, shards, stats, study
+from husai.config import Objective
 from husai.recipes import converged
 from husai.tasks import sparse_dictionary
 
 SEEDS = (0, 1, 2, 3)
 CONFIG = replace(converged(32, 3, steps=16384), batch_size=512, lr=3e-3, decay_share=0.8)
 
-CANNOT_CHANGE_AN_SAE = {"artifacts", "evidence", "provenance", "matching"}
+CANNOT_CHANGE_AN_SAE = {"artifacts", "evidence", "provenance", "matching", "config"}
 """The first three only write what was computed and say where it came from; of `metrics`, training uses quality alone,
-and `matching` serves the scores between dictionaries."""
+`matching` serves the scores between dictionaries, and `config` only gathers the names of its modules."""
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +222,7 @@ def test_an_executor_changes_nothing(studies):
 def test_trajectory_starts_at_the_initialisation(studies):
     acts = studies["real"].activations
     one = study.run({"x": (acts, converged(48, 3, steps=64))}, SEEDS, trajectory=True)["x"]
-    rows = study.trajectory(one)
+    rows = dynamics.trajectory(one)
     assert [row["step"] for row in rows] == [0, 8, 16, 32, 64]
     assert rows[0]["init_cosine"].value == pytest.approx(1, abs=1e-5)
     assert rows[0]["mean_max_cosine"].value == pytest.approx(nulls.expected_max_cosine(16, 48), abs=0.02)
@@ -250,6 +251,23 @@ def test_updates_count_the_latents_that_are_active(studies):
     one = studies["real"]
     l0, c = one.quality["l0"].value, one.config
     assert one.convergence.updates == pytest.approx(c.steps * c.batch_size * l0 / c.sae.d_sae)
+
+
+def test_a_reference_is_part_of_the_address_and_of_the_training(studies):
+    one = studies["real"]
+    config = replace(CONFIG, steps=256, objective=Objective("pinning", rows=8))
+    first, second, again = (
+        study.run({0: (one.activations, config, one.saes[i])}, SEEDS)[0] for i in (0, 1, 0)
+    )
+    assert first.folder == again.folder != second.folder
+    assert all(torch.equal(rows[:8], one.saes.W_dec[0, :8]) for rows in first.saes.W_dec)
+    assert torch.equal(second.saes.W_dec[2, :8], one.saes.W_dec[1, :8])
+
+
+def test_data_of_its_own_a_seed_is_refused_where_seeds_are_coupled(studies):
+    acts = studies["real"].activations
+    with pytest.raises(ValueError, match="activations is '4 of them'"):
+        study.run({0: ([acts] * 4, replace(CONFIG, objective=Objective("contrastive", 0.1)))}, SEEDS)
 
 
 def test_two_seeds_are_refused(studies):

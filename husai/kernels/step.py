@@ -19,12 +19,12 @@ from husai.kernels.selection import collect, compiled, select_among, sort_by_val
 
 Recipe = namedtuple(
     "Recipe",
-    "by_batch signed levels by_rank transcoder centred aligned project unit encodes decodes clip_norm auxk dead_after"
-    " k_aux",
+    "by_batch signed levels by_rank transcoder centred aligned project unit encodes_from decodes_from l2 clip_norm auxk"
+    " dead_after k_aux",
 )
 """by_batch: the k * batch largest of a whole batch are kept, else k a row; levels: last latent (or, `by_rank`, last
-rank) of every nested reconstruction; centred, encodes, decodes: whether the decoder bias, the encoder with its bias,
-and the decoder rows are trained; unit: whether these are renormalised."""
+rank) of every nested reconstruction; centred: whether the decoder bias is trained; encodes_from, decodes_from: the
+first latent whose encoder row and bias, and whose decoder row, is trained; unit: whether these are renormalised."""
 
 Scratch = namedtuple(
     "Scratch",
@@ -125,8 +125,11 @@ def _sort_by_latent(entries, s):
 
 
 @compiled
-def _backward(encoder, decoder, recipe, s):
-    """Fill the gradients of encoder, bias and decoder, latent by latent; return the squared norm of what is trained."""
+def _backward(encoder, decoder, pull, recipe, s):
+    """Fill the gradients of encoder, bias and decoder, latent by latent; return the squared norm of what is trained.
+
+    `pull`, if it has rows, is the part of the decoder's gradient that does not come from the batch.
+    """
     batch, d_in, d_out = s.rows.shape[0], encoder.shape[1], decoder.shape[1]
     square = encoder.dtype.type(0)
     for j in range(decoder.shape[0]):
@@ -153,15 +156,23 @@ def _backward(encoder, decoder, recipe, s):
             for c in range(d_in):
                 g_dec[c] += (1 - inner) * g_enc[c] - along * u[c]
                 g_enc[c] -= along * d_row[c]
+        if pull.shape[0] > 0:
+            for c in range(d_out):
+                g_dec[c] += pull[j, c]
+        if recipe.l2 > 0:
+            for c in range(d_out):
+                g_dec[c] += encoder.dtype.type(2 * recipe.l2) * d_row[c]
+            for c in range(d_in):
+                g_enc[c] += encoder.dtype.type(2 * recipe.l2) * encoder[j, c]
         if recipe.project:
             along = encoder.dtype.type(0)
             for c in range(d_out):
                 along += g_dec[c] * d_row[c]
             for c in range(d_out):
                 g_dec[c] -= along * d_row[c]
-        if recipe.decodes:
+        if j >= recipe.decodes_from:
             square += square_norm(g_dec)
-        if recipe.encodes:
+        if j >= recipe.encodes_from:
             square += square_norm(g_enc) + g_bias * g_bias
     return square
 
@@ -214,12 +225,13 @@ def _scratch(batch, levels, entries, encoder, decoder, aligned):
 
 
 @compiled
-def topk_steps(x, y, order, rates, ks, start, weights, moments, silent, recipe, losses):
+def topk_steps(x, y, order, rates, ks, start, weights, moments, silent, pull, recipe, losses):
     """Advance one seed in place by len(rates) steps.
 
     x [n, d_in] inputs and y [n, d_out] targets; order [steps, batch] row indices; rates and ks [steps]; weights
     (encoder [d_sae, d_in], decoder [d_sae, d_out], bias, centre), updated as the recipe says, as are their two Adam
-    moments each and `silent`; losses [steps, 2] receives reconstruction and auxiliary loss.
+    moments each and `silent`; pull [d_sae or 0, d_out] adds to the decoder's gradient; losses
+    [steps, 2] receives reconstruction and auxiliary loss.
     """
     encoder, decoder, bias, centre = weights
     batch, n = order.shape[1], bias.shape[0]
@@ -244,7 +256,7 @@ def topk_steps(x, y, order, rates, ks, start, weights, moments, silent, recipe, 
         if not np.isfinite(losses[t, 0] + losses[t, 1]):
             break
         _sort_by_latent(entries, s)
-        square = _backward(encoder, decoder, recipe, s)
+        square = _backward(encoder, decoder, pull, recipe, s)
         for j in range(n):
             silent[j] = 0 if fired[j] else silent[j] + 1
         if recipe.centred:
@@ -256,13 +268,13 @@ def topk_steps(x, y, order, rates, ks, start, weights, moments, silent, recipe, 
         step = start + t + 1
         rate, root = kind(rates[t] / (1 - BETA1**step)), kind(1 / np.sqrt(1 - BETA2**step))
         for j in range(n):
-            if recipe.encodes:
+            if j >= recipe.encodes_from:
                 adam(encoder[j], s.g_encoder[j], moments[0][j], moments[1][j], factor, rate, root)
-            if recipe.decodes:
+            if j >= recipe.decodes_from:
                 adam(decoder[j], s.g_decoder[j], moments[2][j], moments[3][j], factor, rate, root)
-            if recipe.decodes and recipe.unit:
-                normalise(decoder[j])
-        if recipe.encodes:
-            adam(bias, s.g_bias, moments[4], moments[5], factor, rate, root)
+                if recipe.unit:
+                    normalise(decoder[j])
+        free = recipe.encodes_from
+        adam(bias[free:], s.g_bias[free:], moments[4][free:], moments[5][free:], factor, rate, root)
         if recipe.centred:
             adam(centre, g_centre, moments[6], moments[7], factor, rate, root)

@@ -1,133 +1,10 @@
-"""What a run is made of: frozen configurations, their fingerprints, and independent random streams."""
+"""SAEs and the recipes that train them."""
 
-import hashlib
-import json
-import math
-from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-
-def stream_seed(seed: int, stream: str) -> int:
-    """Return the 63-bit seed of one named random stream, so that init, data order and split never share draws.
-
-    `sha256("<seed>/<stream>")`, first eight bytes without the sign bit: equal on every platform.
-    """
-    digest = hashlib.sha256(f"{int(seed)}/{stream}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-def canonical(value: Any) -> str:
-    """Return the one JSON text of a value (sorted keys, dataclasses by name and fields)."""
-
-    def default(item: Any) -> Any:
-        if is_dataclass(item) and not isinstance(item, type):
-            return {"type": type(item).__name__, **asdict(item)}
-        raise TypeError(f"{item!r} has no canonical JSON form")
-
-    return json.dumps(value, default=default, sort_keys=True, separators=(",", ":"))
-
-
-def fingerprint(value: Any) -> str:
-    """Return the first twelve hex digits of the SHA-256 of `canonical(value)`."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()[:12]
-
-
-def require(ok: bool, argument: str, came: Any, wanted: str) -> None:
-    """Raise the house's ValueError (the argument, what came, what was wanted) unless `ok`."""
-    if not ok:
-        raise ValueError(f"{argument} is {came!r}; wanted {wanted}")
-
-
-KINDS = {
-    str: "a string", bool: "True or False", int: "an integer", float: "a finite number", tuple: "a tuple of integers",
-}  # fmt: skip
-
-
-def require_types(config: Any, *skip: str) -> None:
-    """Refuse, by name, a field whose value is not of its default's type: files and callers may bring any.
-
-    An integer will do for a number, but a bool for neither; the entries of a tuple are integers.
-    """
-    for entry in fields(config):
-        value, kind = getattr(config, entry.name), type(entry.default)
-        if entry.name not in skip:
-            fits = type(value) is kind or (kind is float and type(value) is int)
-            fits = fits and (kind is not float or math.isfinite(value))
-            fits = fits and (kind is not tuple or all(type(item) is int for item in value))
-            require(fits, entry.name, value, KINDS[kind])
-
-
-OPERATIONS = ("addition", "multiplication", "combined", "combined_drawn", "copy")
-"""What a model may be asked to compute; `husai.tasks` has the equations."""
-
-
-@dataclass(frozen=True)
-class TaskConfig:
-    """Modular arithmetic, or a copy, as a sequence, with or without the answer in the input."""
-
-    p: int = 113
-    """The modulus: operands and answers lie in 0..p-1."""
-    format: str = "clean"
-    """`clean` is [BOS, a, +, b, =] read at =; `leaked` is [BOS, a, +, b, =, c, EOS] read at c, as the sources did."""
-    train_fraction: float = 0.7
-    """Share of the sequences that the model is trained on; the others are held out."""
-    operation: str = "addition"
-    """Which of `OPERATIONS` the answer is; `leaked` sequences exist for addition alone."""
-
-    def __post_init__(self) -> None:
-        require(self.p >= 3, "p", self.p, "a modulus of at least 3")
-        require(self.format in ("clean", "leaked"), "format", self.format, "'clean' or 'leaked'")
-        require(0 < self.train_fraction < 1, "train_fraction", self.train_fraction, "a share between 0 and 1")
-        require(self.operation in OPERATIONS, "operation", self.operation, f"one of {', '.join(OPERATIONS)}")
-        leak = self.format == "leaked" and self.operation != "addition"
-        require(not leak, "operation", self.operation, "'addition': only that has a leaked format")
-        prime = self.p > 3 and all(self.p % divisor for divisor in range(2, math.isqrt(self.p) + 1))
-        plain = self.operation in ("addition", "copy")
-        require(plain or prime, "p", self.p, f"a prime above 3, so that {self.operation} has inverses")
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """A small transformer without LayerNorm, and how it is trained."""
-
-    n_layers: int = 1
-    """Transformer blocks."""
-    d_model: int = 128
-    """Width of the residual stream."""
-    n_heads: int = 4
-    """Attention heads a block; each is d_model / n_heads wide."""
-    d_mlp: int = 512
-    """Hidden width of the MLP (ReLU)."""
-    steps: int = 700
-    """Optimiser steps."""
-    batch_size: int = 2048
-    """Pairs a step, drawn without replacement within an epoch."""
-    lr: float = 5e-3
-    """Peak learning rate of AdamW, after the warm-up."""
-    warmup: int = 10
-    """Steps of linear warm-up."""
-    decay_share: float = 0.3
-    """Share of the steps, at the end, over which the learning rate falls linearly to zero."""
-    weight_decay: float = 1.0
-    """Decoupled weight decay of AdamW."""
-    betas: tuple[float, float] = (0.9, 0.98)
-    """Moment decay rates of AdamW."""
-    bf16: bool = True
-    """Whether training multiplies in bfloat16 (weights, optimiser and evaluation stay float32)."""
-
-    def __post_init__(self) -> None:
-        require(self.n_layers >= 1, "n_layers", self.n_layers, "at least one block")
-        require(
-            self.d_model % self.n_heads == 0,
-            "n_heads",
-            self.n_heads,
-            f"a divisor of d_model = {self.d_model}",
-        )
-        require(self.steps >= 0, "steps", self.steps, "a number of optimiser steps, 0 for an untrained model")
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "at least one pair a step")
-        require(self.warmup >= 1, "warmup", self.warmup, "at least one step")
-        require(0 < self.decay_share <= 1, "decay_share", self.decay_share, "a share above 0, at most 1")
-
+from husai.config.base import require, require_types
+from husai.config.objective import Objective
 
 NAMES = (
     "topk", "relu", "batch_topk", "jump_relu", "gated", "matryoshka", "hierarchical_topk", "route", "switch",
@@ -254,13 +131,15 @@ class TrainConfig:
     """The random streams that all seeds draw as seed 0 does: "", "init", "order" or "init order".
 
     What varies between seeds is then due to the other stream; "order" is every draw of data, thresholds included."""
+    objective: Objective = Objective()
+    """What is asked beyond reconstruction: nothing, or a term or fixed rows that make dictionaries alike."""
 
     def drawn_as(self, seed: int, stream: Literal["init", "order"]) -> int:
         """Return the seed whose stream a seed draws from: its own, or 0 where the stream is shared."""
         return 0 if stream in self.shared.split() else seed
 
     def __post_init__(self) -> None:
-        require_types(self, "sae")
+        require_types(self, "sae", "objective")
         require(self.steps >= 1, "steps", self.steps, "at least one optimiser step")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "at least one activation a step")
         require(self.lr > 0, "lr", self.lr, "a rate above 0")
@@ -278,12 +157,9 @@ class TrainConfig:
         require(apart or unit, "unit_decoder", unit, "True: aligned encoder rows are made for unit decoder rows")
         wanted = "False with unit_decoder = False: a free norm learns by the part along its row"
         require(unit or not self.project_gradient, "project_gradient", True, wanted)
-
-
-def log_grid(steps: int, first: int = 8) -> list[int]:
-    """Return 0, the powers of two from `first` up, and `steps`: where checkpoints are kept."""
-    grid = {0, steps}
-    while first < steps:
-        grid.add(first)
-        first *= 2
-    return sorted(grid)
+        rows, wanted = self.objective.rows, f"at most d_sae = {self.sae.d_sae}"
+        require(rows <= self.sae.d_sae, "rows", rows, wanted)
+        plain = not self.sae.transcoder and self.sae.layers == 1
+        require(plain or not self.objective.refers, "objective", self.objective.name, "'': a reference is a plain SAE")
+        free = self.objective.name != "l2" or (not unit and apart)
+        require(free, "unit_decoder", unit, "False with the objective l2, which acts on the rows' norms")
