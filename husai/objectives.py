@@ -99,7 +99,8 @@ def _cosines(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _one_to_one(scores: Tensor) -> tuple[Tensor, Tensor]:
-    return tuple(map(torch.from_numpy, linear_sum_assignment(scores.detach().cpu().numpy(), maximize=True)))
+    rows, columns = linear_sum_assignment(scores.detach().cpu().numpy(), maximize=True)
+    return torch.from_numpy(rows), torch.from_numpy(columns)
 
 
 def _softly(scores: Tensor, temperature: float, axis: int) -> Tensor:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,8 @@ MODULES = (
 )
 
 
-Condition = (
-    tuple[Activations | Sequence[Activations], TrainConfig]
-    | tuple[Activations | Sequence[Activations], TrainConfig, SAEBatch]
-)
+Data = Activations | Sequence[Activations]
+Condition = tuple[Data, TrainConfig] | tuple[Data, TrainConfig, SAEBatch]
 """Activations (of all seeds, or one a seed), a configuration and, if its objective refers to one, a reference."""
 
 
@@ -193,9 +191,7 @@ def run(
     Checkpoints are kept at the start, half-way, at the end and at the steps `at`; with `trajectory` on the whole
     logarithmic grid too. Fewer than 3 seeds allow no interval: ValueError.
     """
-    require(
-        len(seeds) >= 3, "seeds", list(seeds), "at least 3 seeds, because every score carries an interval"
-    )
+    require(len(seeds) >= 3, "seeds", list(seeds), "at least 3 seeds, because every score carries an interval")
     apply = executor.map if executor else map
     data = [[item[0]] if isinstance(item[0], Activations) else list(item[0]) for item in conditions.values()]
     configs = [resolved(acts[0], item[1], seeds) for acts, item in zip(data, conditions.values(), strict=True)]
@@ -232,8 +228,7 @@ def calibrate_l0(
     calibration.require_disjoint(seeds)
     calibration.require_criterion(criterion)
     data = split(acts, 0) if isinstance(acts, Tensor) else acts
-    auto = replace(config, sae=replace(config.sae, k="auto"))
-    trials = replace(auto, shared="", objective=Objective())
+    trials = replace(config, sae=replace(config.sae, k="auto"), shared="", objective=Objective())
 
     def build(folder: Path) -> None:
         _, chosen = training.resolve(data.fit, trials, seeds)
@@ -245,29 +240,19 @@ def calibrate_l0(
 
 
 def _folder(
-    data: list[Activations],
-    config: TrainConfig,
-    reference: SAEBatch | None,
-    seeds: tuple[int, ...],
-    keep: list[int],
+    data: list[Activations], config: TrainConfig, reference: SAEBatch | None, seeds: tuple[int, ...], keep: list[int]
 ) -> Path:
     apart = len(data) == 1 or config.objective.name in ("", "l2")
     require(apart, "activations", f"{len(data)} of them", "one for all seeds, where an objective couples these")
-    require(
-        len(data) in (1, len(seeds)),
-        "activations",
-        f"{len(data)} of them",
-        f"one, or one for each of {len(seeds)} seeds",
-    )
+    wanted = f"one, or one for each of {len(seeds)} seeds"
+    require(len(data) in (1, len(seeds)), "activations", f"{len(data)} of them", wanted)
     shares = [seeds] if len(data) == 1 else [(seed,) for seed in seeds]
 
     def build(folder: Path) -> None:
         artifacts.clear(folder)
         log = folder / "log.jsonl"
-        parts = [
-            training.train(acts.fit, config, s, reference=reference, keep=keep, log_path=log)
-            for acts, s in zip(data, shares, strict=True)
-        ]
+        train = partial(training.train, reference=reference, keep=keep, log_path=log)
+        parts = [train(acts.fit, config, share) for acts, share in zip(data, shares, strict=True)]
         for step in parts[0].checkpoints:
             saes.save(saes.stack([part.checkpoints[step] for part in parts]), folder / f"step_{step}")
 
@@ -301,8 +286,4 @@ def sweep(
         for name, config in configs.items()
     }
     studies = run(grid, seeds, **options)
-    return {
-        (arm, name): [studies[arm, name, i] for i in range(len(arms[arm]))]
-        for arm in arms
-        for name in configs
-    }
+    return {(arm, name): [studies[arm, name, i] for i in range(len(arms[arm]))] for arm in arms for name in configs}

@@ -42,7 +42,7 @@ def test_the_contrastive_term_is_both_directions_of_the_mean_max_cosine_and_each
     decoder = rows.clone().requires_grad_()
     value = objectives.contrastive(decoder, 2)
     assert value[0].item() == pytest.approx(2 - 2 * mean_max_cosine(rows[0], rows[1]), abs=1e-5)
-    assert value[0] == value[1] and value[1] != value[2]
+    assert value[1].item() == pytest.approx(value[0].item()) and abs(value[2] - value[1]) > 1e-3
     (found,) = torch.autograd.grad(value.sum(), decoder)
     a, b = rows[0].clone().requires_grad_(), rows[1].clone().requires_grad_()
     cosines = (a @ b.T).abs()
