@@ -61,12 +61,12 @@ smoke: export HUSAI_COMMAND = make smoke
 smoke: $(ENV)  ## run every notebook at its smallest scale and build that book
 	rm -rf $(SMOKE) && mkdir -p $(SMOKE)/executed $(SMOKE)/results $(SMOKE)/figures
 	cp notebooks/*.ipynb $(SMOKE)/executed
-	HUSAI_OUT=$(CURDIR)/$(SMOKE) $(PY) -m pytest -p nbmake_copies -x --nbmake --overwrite --nbmake-timeout=600 \
+	HUSAI_OUT=$(CURDIR)/$(SMOKE) $(PY) -m pytest -p nbmake_copies -n 2 -x --nbmake --overwrite --nbmake-timeout=600 \
 	    -o filterwarnings=default -p no:cacheprovider --durations=0 $(SMOKE)/executed
 	$(MAKE) --no-print-directory book PROFILE=smoke PY=$(PY)
 
 test: $(ENV)  ## unit tests, every notebook at its smallest scale, that book, and a browser on it
-	$(PY) -m pytest --ignore=tests/test_browser.py
+	$(PY) -m pytest -n 2 --dist loadfile --ignore=tests/test_browser.py
 	$(MAKE) --no-print-directory smoke PY=$(PY)
 	HUSAI_SITE=$(CURDIR)/_build/smoke/_build/html $(PY) -m pytest tests/test_browser.py
 
