@@ -233,9 +233,19 @@ def elsewhere(found: Sequence[Features], index: int = 0) -> Float[Tensor, " n"]:
     return torch.stack([best_cosines(own, rows, signed=True)[0] for rows in others]).mean(0)
 
 
-def predicts(found: Sequence[Sequence[Features]], what: str = "alignment", given: Sequence[str] = ()) -> Estimate:
-    """Return the mean `replication` over models and seeds."""
-    return summarise(np.stack([replication(seeds, what, given) for seeds in found]))
+def predicts(
+    found: Sequence[Sequence[Features]],
+    beyond: Sequence[Sequence[Features]] | None = None,
+    what: str = "alignment",
+    given: Sequence[str] = (),
+) -> Estimate:
+    """Return the mean `replication` over models and seeds, less that of `beyond`, a null's of the same shape.
+
+    Directions drawn where the data vary crowd there and find near ones too, so a null has a correlation of its own.
+    """
+    scores = np.stack([replication(seeds, what, given) for seeds in found])
+    chance = 0.0 if beyond is None else np.stack([replication(seeds, what, given) for seeds in beyond])
+    return summarise(scores - chance)
 
 
 def across(

@@ -177,4 +177,4 @@ def test_a_rotation_within_the_subspace_keeps_angles_and_what_lies_outside() -> 
     assert not torch.allclose(turned @ axes[:4].T, rows @ axes[:4].T, atol=0.1)
     assert not torch.equal(turned, nulls.rotated(acts, rows, 2))
     with pytest.raises(ValueError, match="share"):
-        nulls.rotated(acts, rows, 1, share=0)
+        nulls.rotated(acts, rows, 1, share=0.0)
