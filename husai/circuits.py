@@ -11,19 +11,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.stats import rankdata
 from torch import Tensor
 
 from husai import fourier, nulls, orbits, stats
 from husai.activations import Activations
-from husai.comparison import summarise
 from husai.config import require
 from husai.evidence import Estimate
-from husai.metrics import pairwise_matrix
 from husai.models import Models
 from husai.saes import ROWS
 from husai.shards import in_memory
-from husai.similarity import best_cosines, unit_rows
+from husai.similarity import unit_rows
 from husai.study import Study
 from husai.tasks import frequency_power, generator, sequences
 
@@ -107,18 +104,18 @@ def features(studies: Sequence[Study], places: Sequence[Site]) -> list[list[Feat
     SAE that never fires there, and as `measure`.
     """
     return [
-        [_features(study, index, site) for index in range(len(study.seeds))]
+        [_latents(study, index, site)[0] for index in range(len(study.seeds))]
         for study, site in zip(studies, places, strict=True)
     ]
 
 
-def _features(study: Study, index: int, site: Site) -> Features:
+def _latents(study: Study, index: int, site: Site) -> tuple[Features, Float[Tensor, "pairs n"]]:
     sae, values = study.saes[index], in_memory(site.activations.values)
     z = torch.cat([sae.encode(part)[0] for part in values.split(ROWS)])
     rates = (z != 0).float().mean(0)
     kept = (rates > 1e-3) & (rates < 1)
     require(bool(kept.any()), "studies", "an SAE of which no latent fires at its site", "one or more that do")
-    return measure(site, sae.W_dec[0][kept], z[:, kept])
+    return measure(site, sae.W_dec[0][kept], z[:, kept]), z[:, kept]
 
 
 def drawn(site: Site, own: Features, kind: str, seed: int) -> Features:
@@ -155,6 +152,28 @@ def against(
     return found | {name: features(*side) for name, side in trained.items()}
 
 
+def gallery(study: Study, index: int, site: Site, columns: int = 4) -> dict[str, list[tuple[str, Tensor]]]:
+    """Return features of one seed as [p, p] tables, and a covariance-matched direction that fires as often below each.
+
+    The purest latent, the least pure one, and evenly spaced ones between. The titles say what share of the variance the
+    strongest frequency has, and which it is.
+    """
+    own, z = _latents(study, index, site)
+    order = own.latent.argsort(descending=True, stable=True)
+    shown = order[torch.linspace(0, len(order) - 1, min(columns, len(order))).round().long()]
+    values = in_memory(site.activations.values)
+    rows = nulls.covariance_matched(values, len(own.rows), study.seeds[index])[shown]
+    null = fourier.fired((values - values.mean(0)) @ rows.T, own.rate[shown])
+    return {"SAE": _tables(z[:, shown], site.planes.p), "N2": _tables(null, site.planes.p)}
+
+
+def _tables(latents: Tensor, p: int) -> list[tuple[str, Tensor]]:
+    found = fourier.spectrum(latents, p)
+    pairs = zip(found.purity.tolist(), found.strongest.tolist(), strict=True)
+    titles = [f"{share:.0%} at ({f}, {g})".replace("-", "−") for share, (f, g) in pairs]
+    return list(zip(titles, latents.T.reshape(-1, p, p), strict=True))
+
+
 def means(found: Sequence[Sequence[Features]], what: str) -> Float[np.ndarray, "models seeds"]:
     """Return the mean of one of MEASURES over each SAE's features."""
     require(what in MEASURES, "what", what, f"one of {MEASURES}")
@@ -189,81 +208,6 @@ def exceeding(found: Sequence[Sequence[Features]], what: str, levels: Sequence[f
         over(np.array([[float((getattr(one, what) > level).float().mean()) for one in seeds] for seeds in found]))
         for level in levels
     ]
-
-
-def partial_spearman(x: np.ndarray, y: np.ndarray, controls: Sequence[np.ndarray] = ()) -> float:
-    """Return the rank correlation of x and y, given others: the correlation of what their ranks leave unexplained.
-
-    0 where nothing is left to correlate. ValueError: fewer than 3 values.
-    """
-    require(len(x) >= 3, "x", f"{len(x)} values", "3 or more")
-    design = np.stack([np.ones(len(x)), *(rankdata(control) for control in controls)], 1)
-    left = [rankdata(side) - design @ np.linalg.lstsq(design, rankdata(side))[0] for side in (x, y)]
-    size = np.sqrt((left[0] ** 2).sum() * (left[1] ** 2).sum())
-    return float((left[0] * left[1]).sum() / size) if size > 1e-9 * len(x) ** 3 else 0.0
-
-
-def replication(
-    found: Sequence[Features], what: str = "alignment", given: Sequence[str] = ()
-) -> Float[np.ndarray, "seeds seeds"]:
-    """Return, per pair of seeds, how well a feature's measure tells whether the other seed has it [S, S].
-
-    The rank correlation, over the features of one seed, of `what` with the best cosine in the other seed (unsigned
-    latents, signed cosines), mean of both directions; `given` are measures that are held constant. Input of
-    `stats.pairwise`. ValueError: fewer than 3 features.
-    """
-
-    def both(i: Tensor, j: Tensor) -> float:
-        pair = found[int(i)], found[int(j)]
-        best = best_cosines(pair[0].rows, pair[1].rows, signed=True)
-        return float(np.mean([_told(one, cosines, what, given) for one, cosines in zip(pair, best, strict=True)]))
-
-    return pairwise_matrix(both, torch.arange(len(found)))
-
-
-def _told(one: Features, cosines: Tensor, what: str, given: Sequence[str]) -> float:
-    controls = [getattr(one, name).numpy() for name in given]
-    return partial_spearman(getattr(one, what).numpy(), cosines.numpy(), controls)
-
-
-def elsewhere(found: Sequence[Features], index: int = 0) -> Float[Tensor, " n"]:
-    """Return the mean over the other seeds of the best cosine of each feature of one seed."""
-    own = found[index].rows
-    others = [one.rows for i, one in enumerate(found) if i != index]
-    return torch.stack([best_cosines(own, rows, signed=True)[0] for rows in others]).mean(0)
-
-
-def predicts(
-    found: Sequence[Sequence[Features]],
-    beyond: Sequence[Sequence[Features]] | None = None,
-    what: str = "alignment",
-    given: Sequence[str] = (),
-) -> Estimate:
-    """Return the mean `replication` over models and seeds, less that of `beyond`, a null's of the same shape.
-
-    Directions drawn where the data vary crowd there and find near ones too, so a null has a correlation of its own.
-    """
-    scores = np.stack([replication(seeds, what, given) for seeds in found])
-    chance = 0.0 if beyond is None else np.stack([replication(seeds, what, given) for seeds in beyond])
-    return summarise(scores - chance)
-
-
-def across(
-    recovered: Float[np.ndarray, "models settings"], agreement: Float[np.ndarray, "models settings"]
-) -> dict[str, Estimate]:
-    """Return the rank correlation of recovery with agreement over all SAEs of several models, jackknifed over models.
-
-    `plain` over all of them; `within` after each setting's mean over models was taken off both. ValueError: fewer than
-    3 models.
-    """
-
-    def correlation(models: list[int], centred: bool) -> float:
-        sides = [side[models] - centred * side[models].mean(0) for side in (recovered, agreement)]
-        return partial_spearman(sides[0].ravel(), sides[1].ravel())
-
-    n = len(recovered)
-    kinds = {"plain": False, "within": True}
-    return {name: stats.jackknife(lambda kept, c=centred: correlation(kept, c), n) for name, centred in kinds.items()}
 
 
 def overlaps(models: Models, hooks: Sequence[str], rows: int = 1000, seed: int = 0) -> dict[str, list[float]]:

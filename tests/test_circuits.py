@@ -1,11 +1,9 @@
-"""What features are of a Fourier circuit: planted circuits are found, nulls keep what they should, ranks tell."""
+"""What features are of a Fourier circuit: planted circuits are found, nulls keep what they should."""
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr
 
 from husai import activations, circuits, fourier, models, orbits, recipes, study
 from husai.config import ModelConfig, TaskConfig
@@ -85,53 +83,6 @@ def test_means_and_gaps_have_a_value_a_seed() -> None:
         circuits.means(own, "beauty")
 
 
-def test_a_partial_rank_correlation_takes_common_causes_away() -> None:
-    draw = np.random.default_rng(0)
-    cause, x, y = draw.normal(size=(3, 400))
-    assert circuits.partial_spearman(x, y + x) == pytest.approx(spearmanr(x, x + y).statistic)
-    assert circuits.partial_spearman(x + 3 * cause, y + 3 * cause) > 0.8
-    assert abs(circuits.partial_spearman(x + 3 * cause, y + 3 * cause, [cause])) < 0.15
-    assert circuits.partial_spearman(x + 3 * cause, x + 3 * cause + 0.1 * y, [cause]) > 0.8
-    assert circuits.partial_spearman(np.ones(5), np.arange(5.0)) == 0.0
-    with pytest.raises(ValueError, match="3 or more"):
-        circuits.partial_spearman(np.ones(2), np.ones(2))
-
-
-def test_replication_is_told_by_alignment_only_where_aligned_features_return() -> None:
-    place = site()
-    shared = circuits.directions(place.planes, 20, 0)
-
-    def seed(index: int, returning: torch.Tensor) -> circuits.Features:
-        noise = torch.randn(20, D, generator=torch.Generator().manual_seed(10 + index))
-        return dictionary(place, torch.cat([returning, noise]))
-
-    found = [seed(i, shared) for i in range(4)]
-    scores = circuits.replication(found)
-    assert scores.shape == (4, 4) and np.allclose(scores, scores.T)
-    assert circuits.predicts([found]).low > 0.5
-    assert circuits.elsewhere(found)[:20].min() > 0.99 > circuits.elsewhere(found)[20:].max()
-    noise = [seed(i, torch.randn(20, D, generator=torch.Generator().manual_seed(i))) for i in range(4)]
-    assert abs(circuits.predicts([noise]).value) < 0.35
-    assert circuits.predicts([found], [found]).value == 0
-    assert circuits.predicts([found], [noise]).low > 0.2
-    unlucky = torch.randn(20, D, generator=torch.Generator().manual_seed(99))
-    turned = [dictionary(place, torch.cat([unlucky, circuits.directions(place.planes, 20, 50 + i)])) for i in range(4)]
-    assert circuits.predicts([turned]).high < 0, "the features that return are those that are not aligned"
-
-
-def test_across_conditions_a_setting_is_told_from_what_goes_with_it() -> None:
-    draw = np.random.default_rng(1)
-    setting = np.array([0.0, 5.0, 10.0])
-    recovered, agreement = (setting + draw.normal(size=(6, 3)) for _ in range(2))
-    found = circuits.across(recovered, agreement)
-    assert found["plain"].value > 0.7 and found["plain"].n == 6
-    assert found["within"].low < 0 < found["within"].high
-    same = circuits.across(recovered, recovered)
-    assert same["within"].value == pytest.approx(1)
-    with pytest.raises(ValueError):
-        circuits.across(recovered[:2], agreement[:2])
-
-
 @pytest.fixture(scope="module")
 def small() -> models.Models:
     """Return three untrained models of two layers, with the answer in their input."""
@@ -175,3 +126,9 @@ def test_saes_of_a_planted_circuit_are_told_from_every_null() -> None:
     assert circuits.means(panel["SAE"], "latent").mean() == pytest.approx(float(truth), abs=0.15)
     assert found["latent_N0"].low > 0 and found["latent_N2"].low > 0 and found["latent_rotated"].low > 0
     assert found["alignment_again"].value == 0
+    shown = circuits.gallery(done, 0, place, 3)
+    assert {name: len(panels) for name, panels in shown.items()} == {"SAE": 3, "N2": 3}
+    titles = [int(title.split("%")[0]) for title, _ in shown["SAE"]]
+    assert titles == sorted(titles, reverse=True) and titles[0] == round(100 * panel["SAE"][0][0].latent.max().item())
+    own, null = (panels[0][1] for panels in shown.values())
+    assert own.shape == (P, P) and (own > 0).sum() == pytest.approx((null > 0).sum(), abs=2), "it fires as often"
