@@ -28,6 +28,15 @@ DRAWN = ("N0", "N2", "rotated", "Fourier")
 """Dictionaries that need no training: isotropic, covariance-matched, the SAE's own turned at random in the subspace of
 the activations; and, as the ceiling, the model's own Fourier directions."""
 
+PUBLISHED = {
+    "embed": "hook_embed",
+    "attn0": "blocks.0.hook_attn_out",
+    "resid0": "blocks.0.hook_resid_post",
+    "attn1": "blocks.1.hook_attn_out",
+    "resid1": "blocks.1.hook_resid_post",
+}
+"""Where the sources measured their overlap in a two-layer model; their SAEs are those of the last."""
+
 
 class Site(NamedTuple):
     """A model's activations for all pairs, and where its Fourier directions lie in them."""
@@ -53,6 +62,11 @@ def sites(models: Models, acts: Sequence[Activations], share: float = 0.95) -> l
         planes = orbits.action(in_memory(one.values), p, share)
         found.append(Site(one, planes, models.parameters["unembed.W_U"][i, :, :p], keys))
     return found
+
+
+def elsewhere(site: Site, acts: Activations, share: float = 0.95) -> Site:
+    """Return other activations of all pairs as a site; its key frequencies and its unembedding are those of `site`."""
+    return site._replace(activations=acts, planes=orbits.action(in_memory(acts.values), site.planes.p, share))
 
 
 class Features(NamedTuple):
@@ -202,6 +216,16 @@ def gaps(panel: Mapping[str, Sequence[Sequence[Features]]]) -> dict[str, Estimat
     return found
 
 
+def summary(panels: Mapping[str, Mapping[str, Sequence[Sequence[Features]]]]) -> dict[str, Estimate]:
+    """Return the mean of every measure, `{panel}_{measure}_of_{name}`, and all `gaps`, `{panel}_{measure}_{name}`."""
+    found = {}
+    for panel, sides in panels.items():
+        for name, side in sides.items():
+            found |= {f"{panel}_{what}_of_{name}": over(means(side, what)) for what in MEASURES}
+        found |= {f"{panel}_{key}": gap for key, gap in gaps(sides).items()}
+    return found
+
+
 def exceeding(found: Sequence[Sequence[Features]], what: str, levels: Sequence[float]) -> list[Estimate]:
     """Return the share of features above each level, with its interval over models and seeds."""
     return [
@@ -228,3 +252,20 @@ def overlaps(models: Models, hooks: Sequence[str], rows: int = 1000, seed: int =
     missing = sorted(set(hooks) - found.keys())
     require(not missing, "hooks", missing, "hooks of this model")
     return {name: found[name] for name in hooks}
+
+
+def embeddings(tables: Mapping[str, Sequence[Float[Tensor, "p d"]]]) -> dict[str, Estimate]:
+    """Return R^2 of embeddings in five frequencies, and by the sources' estimator with five and with ten bins.
+
+    `r2_{name}`, `published_r2_{name}`, `published_r2_{name}_ten`; and `r2_gain_{name}`, how much more than "random"
+    every other set of as many tables has. ValueError: fewer than 3 tables, no set named "random".
+    """
+    require("random" in tables, "tables", sorted(tables), "a set named 'random' among them")
+    right = {name: [fourier.explained(table, 5) for table in found] for name, found in tables.items()}
+    found = {f"r2_{name}": stats.mean(values) for name, values in right.items()}
+    for name, side in tables.items():
+        found[f"published_r2_{name}"] = stats.mean([fourier.published_r2(table) for table in side])
+        found[f"published_r2_{name}_ten"] = stats.mean([fourier.published_r2(table, 10) for table in side])
+        if name != "random":
+            found[f"r2_gain_{name}"] = stats.difference(right[name], right["random"])
+    return found

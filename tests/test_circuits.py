@@ -76,11 +76,25 @@ def test_means_and_gaps_have_a_value_a_seed() -> None:
     found = circuits.gaps({"SAE": own, "N2": null, "N4": null})
     assert found["alignment_N2"].low > 0 and found["alignment_N2"].n == 3
     assert "coverage_N2" in found and "coverage_N4" not in found
+    every = circuits.summary({"topk": {"SAE": own, "N2": null}})
+    assert every["topk_alignment_N2"] == found["alignment_N2"]
+    difference = every["topk_latent_of_SAE"].value - every["topk_latent_of_N2"].value
+    assert difference == pytest.approx(every["topk_latent_N2"].value)
     assert "in this model" in circuits.gaps({"SAE": own[:1], "N2": null[:1]})["alignment_N2"].method
     levels = circuits.exceeding(own, "alignment", [0.5, 1.1])
     assert [level.value for level in levels] == [1.0, 0.0]
     with pytest.raises(ValueError, match="what"):
         circuits.means(own, "beauty")
+
+
+def test_embeddings_are_told_apart_by_the_right_r2_alone() -> None:
+    noise = [torch.randn(113, 64, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    found = circuits.embeddings({"random": noise, "perfect": [fourier.planted_table(113, 64, 5, i) for i in range(3)]})
+    assert found["r2_perfect"].value == pytest.approx(1) and found["r2_gain_perfect"].low > 0.8
+    assert found["published_r2_perfect_ten"].value == pytest.approx(0, abs=1e-5)
+    assert "r2_gain_random" not in found
+    with pytest.raises(ValueError, match="random"):
+        circuits.embeddings({"perfect": noise})
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +123,8 @@ def test_sites_have_the_models_unembedding(small: models.Models) -> None:
     assert [place.unembedding.shape for place in places] == [(16, P)] * 3
     assert torch.equal(places[1].unembedding, small.parameters["unembed.W_U"][1, :, :P])
     assert all(len(place.keys) == (P - 1) // 2 for place in places)
+    other = circuits.elsewhere(places[0], acts[1])
+    assert torch.equal(other.planes.planes, places[1].planes.planes) and other.unembedding is places[0].unembedding
     with pytest.raises(ValueError, match="acts"):
         circuits.sites(small, acts[:2])
 
