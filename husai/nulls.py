@@ -92,6 +92,27 @@ def principal_axes(acts: Float[Tensor, "inputs d"], k: int) -> Float[Tensor, "k 
     return unit_rows(torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -k:].T)
 
 
+def rotated(
+    acts: Float[Tensor, "inputs d"], rows: Float[Tensor, "n d"], seed: int, share: float = 0.99
+) -> Float[Tensor, "n d"]:
+    """Return a dictionary turned at random within the subspace that its data fill, as unit rows.
+
+    The fewest principal axes that hold `share` of the variance are turned by one Haar rotation; what lies outside
+    stays. Angles between the rows are kept, what they point at is not. ValueError: NaN or Inf, activations that do not
+    vary, a share outside (0, 1].
+    """
+    require(0 < share <= 1, "share", share, "a share above 0, at most 1")
+    centred = centre(acts)
+    variances, axes = torch.linalg.eigh(centred.T @ centred)
+    held = variances.flip(0).clamp(min=0).cumsum(0)
+    kept = min(int((held < share * held[-1]).sum()) + 1, len(held))
+    axes = axes[:, -kept:]
+    noise = torch.randn(kept, kept, generator=generator(seed, "nulls/rotated"), dtype=torch.float64)
+    turn, scale = torch.linalg.qr(noise)
+    inside = unit_rows(rows).double() @ axes
+    return unit_rows(unit_rows(rows) + (inside @ (turn * scale.diagonal().sign()) - inside) @ axes.T)
+
+
 def shuffle_coordinates(acts: Float[Tensor, "inputs d"], seed: int) -> Float[Tensor, "inputs d"]:
     """Return activations with each principal coordinate permuted across inputs: what N4 is trained on.
 

@@ -164,3 +164,17 @@ def test_principal_axes_are_the_linear_code_of_least_error():
     assert kept.item() == pytest.approx(singular[:5].square().sum().item(), rel=1e-5)
     with pytest.raises(ValueError, match="k is 129; wanted 1 to 128"):
         nulls.principal_axes(acts, 129)
+
+
+def test_a_rotation_within_the_subspace_keeps_angles_and_what_lies_outside() -> None:
+    draw = torch.Generator().manual_seed(0)
+    axes = torch.linalg.qr(torch.randn(10, 10, generator=draw)).Q
+    acts = torch.randn(500, 4, generator=draw) @ axes[:4] + 3  # four of ten dimensions are in use
+    rows = torch.nn.functional.normalize(torch.randn(6, 10, generator=draw), dim=1)
+    turned = nulls.rotated(acts, 5 * rows, 1)
+    assert torch.allclose(turned @ turned.T, rows @ rows.T, atol=1e-5)
+    assert torch.allclose(turned @ axes[4:].T, rows @ axes[4:].T, atol=1e-5)
+    assert not torch.allclose(turned @ axes[:4].T, rows @ axes[:4].T, atol=0.1)
+    assert not torch.equal(turned, nulls.rotated(acts, rows, 2))
+    with pytest.raises(ValueError, match="share"):
+        nulls.rotated(acts, rows, 1, share=0.0)

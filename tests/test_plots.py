@@ -139,3 +139,20 @@ def test_ticks_are_powers_of_ten_far_below_one_and_of_two_above():
         (axis,) = plots.scatter({"one": points}, "x", "y", xscale="log", xlim=(low, high)).axes
         axis.figure.canvas.draw()
         assert wanted in {tick.get_text() for tick in axis.get_xticklabels()}
+
+
+def test_maps_draw_one_image_a_table_each_on_its_own_scale():
+    table = [[0.0, 1.0], [2.0, 4.0]]
+    figure = plots.maps({"SAE": [("a", table), ("b", table)], "N2": [("c", [[0.0, 0.0], [0.0, 0.5]])]}, "b", "a")
+    assert [axis.get_title() for axis in figure.axes if axis.get_visible()] == ["a", "b", "c"]
+    assert [axis.images[0].get_clim() for axis in figure.axes if axis.images] == [(0, 4.0), (0, 4.0), (0, 0.5)]
+    assert figure.axes[0].get_ylabel() == "SAE\na" and figure.axes[2].get_xlabel() == "b"
+
+
+def test_clouds_draw_every_feature_and_one_legend():
+    panels = {name: {"SAE": ([0.1, 0.2], [0.3, 0.4]), "N2": ([0.5], [0.6])} for name in "abcd"}
+    figure = plots.clouds(panels, "x", "y", ylim=(0, 1))
+    shown = [axis for axis in figure.axes if axis.get_visible()]
+    assert [axis.get_title() for axis in shown] == list("abcd")
+    assert list(shown[0].lines[0].get_xdata()) == [0.1, 0.2] and shown[3].get_ylim() == (0, 1)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["SAE", "N2"]

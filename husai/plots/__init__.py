@@ -11,9 +11,10 @@ from husai.plots.curves import (
     trajectories,
 )
 from husai.plots.intervals import forest, pairs, reliability, scatter
+from husai.plots.maps import clouds, maps
 from husai.plots.style import COLOURS, STYLE, save
 
 __all__ = [
-    "COLOURS", "STYLE", "cost_growth", "curve_panels", "curves", "forest", "frequency_spectrum", "grokking",
-    "heatmaps", "interval_panels", "pairs", "reliability", "save", "scatter", "spectra", "trajectories",
+    "COLOURS", "STYLE", "clouds", "cost_growth", "curve_panels", "curves", "forest", "frequency_spectrum", "grokking",
+    "heatmaps", "interval_panels", "maps", "pairs", "reliability", "save", "scatter", "spectra", "trajectories",
 ]  # fmt: skip
