@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from husai import effects, stats
+from husai import effects, nulls, stats
 from husai.evidence import Estimate
 from husai.interventions import Site
 from husai.saes import SAEBatch
@@ -50,6 +50,18 @@ def consistency(
     cosines = np.array([[float((a * b).sum(1).mean()) for b in profiles] for a in profiles])
     each = {m: _over_seeds(kl[:, at : at + 1]) for at, m in enumerate(magnitudes)}
     return Consistency(each, _over_seeds(kl), stats.pairwise(cosines), kl)
+
+
+def against_random(site: Site, saes: SAEBatch, top: int = 10) -> dict[str, Consistency]:
+    """Return the sources' statistic of `published_matches`, and of as many isotropic directions, others a seed."""
+    drawn = [nulls.isotropic(top, len(site.mean), seed) for seed in saes.seeds]
+    return {"features": consistency(site, published_matches(site, saes, top)), "random": consistency(site, drawn)}
+
+
+def summary(features: Consistency, random: Consistency) -> dict[str, Estimate]:
+    """Return the statistic of features and of random directions, their `difference`, and the effects' cosines."""
+    found = {"features": features.overall, "random": random.overall, "gap": difference(features, random)}
+    return found | {"features_cosine": features.effect_cosine, "random_cosine": random.effect_cosine}
 
 
 def difference(a: Consistency, b: Consistency) -> Estimate:

@@ -22,14 +22,16 @@ from husai.evidence import Estimate
 from husai.interventions import Site, ablate, steer
 from husai.matching import Matching, matching
 from husai.shards import in_memory
-from husai.similarity import unit_rows
+from husai.similarity import cosine_matrix, unit_rows
 from husai.study import Study
 from husai.tasks import generator
 
 COPY = 0.9
 """Cosine of a planted copy with the feature that it is a copy of."""
-POOL = -1
-"""Seed of the directions that partners are turned towards: not one that an SAE or a null of its own has."""
+POOL = 2048
+"""Directions from which partners for the matches of two seeds are drawn."""
+POOL_SEED = -1
+"""Their seed: not one that an SAE or a null of its own has."""
 
 
 class Agreement(NamedTuple):
@@ -48,6 +50,11 @@ class Agreement(NamedTuple):
         for (i, j), values in zip(combinations(range(seeds), 2), self.effect, strict=True):
             found[i, j] = found[j, i] = float(values.mean())
         return found
+
+    @property
+    def pooled(self) -> tuple[np.ndarray, np.ndarray]:
+        """Decoder cosine and effect cosine of the matched pairs of all pairs of seeds."""
+        return torch.cat(self.decoder).numpy(), torch.cat(self.effect).numpy()
 
 
 class Effects(NamedTuple):
@@ -92,8 +99,8 @@ def along(site: Site, directions: Sequence[Float[Tensor, "_ d_model"]], dose: fl
     return Effects(unit, tuple(_profiles(site, rows, dose) for rows in unit))
 
 
-def steered(site: Site, study: Study, keep: Bool[Tensor, "seeds d_sae"], dose: float) -> Effects:
-    """Return the effects of steering along the kept decoder rows of every seed."""
+def steered(site: Site, study: Study, keep: Bool[Tensor, "seeds d_sae"], dose: float = 1.0) -> Effects:
+    """Return the effects of steering along the kept decoder rows of every seed, `dose` standard deviations far."""
     return along(site, study.saes.decoders(keep), dose)
 
 
@@ -131,16 +138,16 @@ def at_cosine(
 def with_partners(site: Site, effects: Effects, others: Float[Tensor, "pool d_model"], dose: float) -> Agreement:
     """Return what agreement the decoder cosine alone implies: every match replaced by a draw at the same cosine.
 
-    The partner of the first seed's direction is turned towards a row of the pool (`at_cosine`); each row is used once.
-    ValueError: too small a pool.
+    The partner of the first seed's direction a is the row of the pool whose cosine to a comes nearest to that of the
+    match, turned to it exactly (`at_cosine`). A row that was merely turned there would not do: of directions with a
+    covariance, those close to a also share with it where the data vary most. Every two seeds have a pool of their own.
     """
-    found = matches(effects.directions)
-    sizes = [len(m.rows) for m in found.values()]
-    require(len(others) >= sum(sizes), "others", f"{len(others)} rows", f"{sum(sizes)}, one a matched pair")
-    pools, effect = others[: sum(sizes)].split(sizes), []
-    for ((i, _), m), rows in zip(found.items(), pools, strict=True):
-        partner = at_cosine(effects.directions[i][m.rows], rows, m.cosines)
-        effect.append((effects.profiles[i][m.rows] * _profiles(site, partner, dose)).sum(1))
+    found, effect = matches(effects.directions), []
+    for ((i, _), m), pool in zip(found.items(), others.tensor_split(len(found)), strict=True):
+        a = effects.directions[i][m.rows]
+        near = (cosine_matrix(a, pool) - m.cosines[:, None]).abs().argmin(1)
+        profiles = _profiles(site, at_cosine(a, pool[near], m.cosines), dose)
+        effect.append((effects.profiles[i][m.rows] * profiles).sum(1))
     return Agreement(tuple(m.cosines for m in found.values()), tuple(effect))
 
 
@@ -151,9 +158,8 @@ def steering(
 
     - `features`: alive decoder rows; `shuffled`: the same, each with another one's match.
     - `N0`, `N2`: isotropic and covariance-matched directions, as many, matched among themselves in the same way.
-    - `at_N0`, `at_N2`: each feature with a partner drawn at the cosine of its match (`with_partners`), turned towards
-      an isotropic or a covariance-matched direction. `N2_at_N2`: the same for the directions of N2, which must not
-      differ from N2 by much.
+    - `at_N0`, `at_N2`: each feature with a partner drawn at the cosine of its match (`with_partners`), an isotropic or
+      a covariance-matched direction. `N2_at_N2`: the same for the directions of N2, which must not differ from N2.
     """
     require(len(sites) == len(studies), "sites", len(sites), f"one a model, {len(studies)}")
     found: dict[float, dict[str, list[Agreement]]] = {dose: {} for dose in doses}
@@ -168,6 +174,16 @@ def steering(
             here["N2_at_N2"] = with_partners(site, effects["N2"], pools["N2"], dose)
             for name, one in here.items():
                 rows.setdefault(name, []).append(one)
+    return found
+
+
+def ablation(sites: Sequence[Site], studies: Sequence[Study]) -> dict[str, list[Agreement]]:
+    """Return how alike matched alive latents of two seeds are when ablated, and shuffled matches; one site a model."""
+    found: dict[str, list[Agreement]] = {"features": [], "shuffled": []}
+    for site, study in zip(sites, studies, strict=True):
+        effects = ablated(site, study, study.alive)
+        for name, rows in found.items():
+            rows.append(effects.agreement(shuffled=name == "shuffled"))
     return found
 
 
@@ -207,7 +223,7 @@ def against_trained(
 ) -> tuple[list[Agreement], list[Agreement]]:
     """Return the agreement of a study's effects in one model, and that of a trained null's.
 
-    `how` is `ablated`, or `steered` at a dose. At equal counts: the side with more alive latents drops its rarest.
+    `how` is `ablated` or `steered`. At equal counts: the side with more alive latents drops its rarest.
     ValueError: other SAE seeds.
     """
     require(study.seeds == other.seeds, "other: seeds", other.seeds, f"those of the study, {study.seeds}")
@@ -221,7 +237,7 @@ def trend(models: Sequence[Agreement], groups: int = 6) -> list[tuple[Estimate, 
 
     ValueError: fewer than three models, or than one pair a group.
     """
-    pooled = [(torch.cat(one.decoder).numpy(), torch.cat(one.effect).numpy()) for one in models]
+    pooled = [one.pooled for one in models]
     fewest = min(len(decoder) for decoder, _ in pooled)
     require(1 <= groups <= fewest, "groups", groups, f"1 to {fewest}, the pairs of the model that has fewest")
     orders = [np.argsort(decoder, kind="stable") for decoder, _ in pooled]
@@ -240,8 +256,8 @@ def _profiles(site: Site, rows: Tensor, dose: float) -> Tensor:
 
 
 def _pool(study: Study, null: str) -> Tensor:
-    """Return as many directions of an untrained null as there can be matched pairs in a study."""
-    n = math.comb(len(study.seeds), 2) * int(study.alive.sum(1).max())
+    """Return directions of an untrained null to draw partners from, POOL for every two seeds."""
+    n = math.comb(len(study.seeds), 2) * POOL
     if null == "N0":
-        return nulls.isotropic(n, study.saes.W_dec.shape[2], POOL)
-    return nulls.covariance_matched(in_memory(study.activations.fit), n, POOL)
+        return nulls.isotropic(n, study.saes.W_dec.shape[2], POOL_SEED)
+    return nulls.covariance_matched(in_memory(study.activations.fit), n, POOL_SEED).float()

@@ -1,7 +1,5 @@
 """Effects of matched directions on models whose reading is known: what must agree agrees, what must not does not."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -94,6 +92,24 @@ def test_drawn_partners_agree_as_much_as_the_cosine_says_and_no_more():
         assert torch.allclose(decoder, real, atol=1e-5) and torch.allclose(effect, decoder, atol=1e-4)
 
 
+def test_directions_without_features_agree_as_much_as_their_cosine_implies(tmp_path):
+    """Where data and reading are uneven, a direction that was only turned to the cosine agrees less than a draw."""
+    scales = torch.cat([torch.ones(4), torch.full((D - 4,), 0.3)])
+    one, rows = model(), [random_rows(60, seed) for seed in SEEDS]
+    one.parameters["unembed.W_U"].mul_(scales[:, None])
+    acts = activations.collect(one, POST)[0]
+    site = interventions.site(one, acts, POST, interventions.inputs(acts, 12))
+    uneven = study(tmp_path, acts._replace(values=torch.randn(361, D) * scales), rows, bias=9.0)
+    found = steering([site], [uneven], [1.0])[1.0]
+    chance = gap(found["N2"], found["N2_at_N2"])
+    assert abs(chance.value) < 0.02, "the known answer: no features, nothing beyond the cosine"
+    own = along(site, [nulls.covariance_matched(uneven.activations.fit, 60, seed).float() for seed in SEEDS], 1.0)
+    decoder = own.agreement().decoder[0]
+    turned = at_cosine(own.directions[0], nulls.covariance_matched(uneven.activations.fit, 60, 9), decoder)
+    naive = (own.profiles[0] * along(site, [turned], 1.0).profiles[0]).sum(1).mean()
+    assert own.agreement().matrix[0, 1] - float(naive) > 0.05, "why partners are drawn, not turned"
+
+
 def test_features_that_differ_where_nothing_is_read_agree_beyond_their_cosine(tmp_path):
     site, acts = place(read=8)
     found = effects.controls(site, study(tmp_path, acts, [random_rows(8, 7)] * 3), 1.0)
@@ -117,7 +133,7 @@ def test_shared_features_beat_every_null_and_unrelated_ones_beat_none(tmp_path):
     for rows in found.values():
         for null in ("shuffled", "N0", "N2"):
             assert gap(rows["features"], rows[null]).low > 0.1, null
-        for implied in ("at_N0", "at_N2"):  # the same direction leaves a partner nothing to be turned by
+        for implied in ("at_N0", "at_N2"):  # at a cosine of 1 the partner is the same direction
             assert score(rows[implied]).value == pytest.approx(1, abs=1e-3)
         assert abs(gap(rows["N2"], rows["N2_at_N2"]).value) < 1e-3, "an isometry: the cosine implies everything"
     unrelated = steering([site], [alone], [1.0])[1.0]
@@ -150,7 +166,7 @@ def test_a_trained_null_is_compared_at_equal_counts(tmp_path):
     site, acts = place()
     many = study(tmp_path / "a", acts, [random_rows(12, 7)] * 3, bias=9.0)  # all fire on every input
     few = study(tmp_path / "b", acts, [random_rows(5, 60 + seed) for seed in SEEDS], bias=9.0)
-    first, second = effects.against_trained(partial(steered, dose=1.0), site, many, few)
+    first, second = effects.against_trained(steered, site, many, few)
     assert [len(one) for one in first[0].effect + second[0].effect] == [5] * 6
     assert score(first).value == pytest.approx(1, abs=1e-4) and gap(first, second).low > 0
     assert gap(second, first).value == pytest.approx(-gap(first, second).value)
@@ -194,6 +210,16 @@ def test_published_matches_are_the_strongest_latents_and_keep_their_sign(tmp_pat
     assert torch.allclose(chosen[0], rows[strength.argmax()], atol=1e-5)
 
 
+def test_published_features_stand_beside_as_many_random_directions(tmp_path):
+    site, acts = place()
+    batch = study(tmp_path, acts, shuffled_copies(random_rows(6, 7))).saes
+    told = consistency.against_random(site, batch, top=4)
+    found = consistency.summary(**told)
+    assert told["random"].kl.shape == told["features"].kl.shape == (3, 3, 4)
+    assert found["features"].value == pytest.approx(1) == found["features_cosine"].value
+    assert found["gap"].value == pytest.approx(1 - found["random"].value) and abs(found["random_cosine"].value) < 0.3
+
+
 def test_what_does_not_fit_is_refused(tmp_path, unchecked):
     site, acts = place()
     one = study(tmp_path, acts, shuffled_copies(random_rows(10, 7)))
@@ -201,12 +227,10 @@ def test_what_does_not_fit_is_refused(tmp_path, unchecked):
         steering([site, site], [one], [1.0])
     with pytest.raises(ValueError, match="cosine is 1.2"):
         at_cosine(random_rows(2, 0), random_rows(2, 1), 1.2)
-    with pytest.raises(ValueError, match="others is '3 rows'"):
-        with_partners(site, along(site, [random_rows(8, seed) for seed in SEEDS], 1.0), random_rows(3, 5), 1.0)
     with pytest.raises(ValueError, match="n is 17"):
         effects.least_read(site, 1.0, 17)
     with pytest.raises(ValueError, match="groups is 13"):
         trend([Agreement((torch.rand(12),), (torch.rand(12),))] * 3, 13)
     other = Study(acts, one.config, (3, 4, 5), one.folder)
     with pytest.raises(ValueError, match="other: seeds"):
-        effects.against_trained(partial(steered, dose=1.0), site, one, other)
+        effects.against_trained(steered, site, one, other)
