@@ -1,6 +1,6 @@
-"""Pairs of dictionaries in which it is known what every feature of one is to the other: what `unmatched` is judged by."""
+"""Pairs of dictionaries in which it is known what every feature is to the other: what `unmatched` is judged by."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from husai.nulls import covariance_matched, isotropic
 from husai.orbits import Action, action, shift
 from husai.similarity import unit_rows
 from husai.tasks import generator
-from husai.unmatched import KINDS, Side, sort
+from husai.unmatched import KINDS, Side, drawn_inside, fire_together, sort
 
 P, D, PLANES, GROUP = 29, 128, 24, 8
 """Of the synthetic plants: the modulus, the dimensions, the planes that shifts turn, the dimensions of a subspace."""
@@ -59,8 +59,7 @@ def synthetic(seed: int) -> Plant:
     turns = action(x, P)
     turns = turns._replace(planes=turns.planes[:PLANES], frequencies=turns.frequencies[:PLANES])
     turned = isotropic(EACH, 2 * PLANES, 3 * seed + 1) @ frame[: 2 * PLANES]
-    moves = torch.randint(1, P, (EACH, 2), generator=draw).tolist()
-    orbit = torch.cat([shift(turns, row[None], s, t) for row, (s, t) in zip(turned, moves, strict=True)])
+    orbit = _moved(turned, turns, draw)
 
     def bases() -> Tensor:
         turnings = [torch.linalg.qr(torch.randn(GROUP, GROUP, generator=draw)).Q for _ in spans]
@@ -69,10 +68,10 @@ def synthetic(seed: int) -> Plant:
     def sums(rows: Tensor) -> Tensor:
         return unit_rows(rows.reshape(-1, 3, D).sum(1))
 
-    early = isotropic(2 * EACH, D, 3 * seed + 2)
-    in_a = {"matched": both, "dead": early[:EACH], "under-trained": early[EACH:], "orbit-mate": turned}
+    dead, early, early_b = isotropic(3 * EACH, D, 3 * seed + 2).split(EACH)
+    in_a = {"matched": both, "dead": dead, "under-trained": early, "orbit-mate": turned}
     in_a |= {"split or merged": torch.cat([sums(whole), pieces]), "rotated": bases(), "absent": mine}
-    rows_b = torch.cat([both, isotropic(EACH, D, 3 * seed + 5), orbit, whole, sums(pieces), bases(), theirs])
+    rows_b = torch.cat([both, early_b, orbit, whole, sums(pieces), bases(), theirs])
     truth = _labels({kind: len(rows) for kind, rows in in_a.items()})
     rows_a, index = torch.cat(list(in_a.values())), KINDS.index("under-trained")
     later_a, later_b = rows_a.clone(), rows_b.clone()
@@ -84,7 +83,12 @@ def synthetic(seed: int) -> Plant:
 
 
 def in_geometry(
-    b: Side, x: Float[Tensor, "inputs d_model"], together: int, turns: Action | None = None, each: int = 2 * EACH, seed: int = 0
+    b: Side,
+    x: Float[Tensor, "inputs d_model"],
+    together: int,
+    turns: Action | None = None,
+    each: int = 2 * EACH,
+    seed: int = 0,
 ) -> Plant:
     """Return features planted into an SAE that was trained: the kinds that a test could tell apart here, if any can.
 
@@ -92,20 +96,17 @@ def in_geometry(
     those that fire together with it, each with noise; absent are random directions with the covariance of the
     activations. What sorting finds of these is its power in this geometry, and what it takes absent ones for is chance.
     """
-    from husai.unmatched import drawn_inside, fire_together
-
     draw = generator(seed, "plants/geometry")
     living = unit_rows(b.living)
+    each = min(each, len(living))
 
-    def some(count: int = 1) -> Tensor:
-        return living[torch.randint(len(living), (each * count,), generator=draw)]
+    def some() -> Tensor:
+        return living[torch.randperm(len(living), generator=draw)[:each]]
 
     rows = {"matched": some()}
     if turns is not None:
-        moves = torch.randint(1, turns.p, (each, 2), generator=draw).tolist()
-        moved = [shift(turns, row[None], s, t) for row, (s, t) in zip(some(), moves, strict=True)]
-        rows["orbit-mate"] = torch.cat(moved)
-    rows["split or merged"] = some(3).reshape(each, 3, -1).mean(1)
+        rows["orbit-mate"] = _moved(some(), turns, draw)
+    rows["split or merged"] = some() + some() + some()
     rows["rotated"] = drawn_inside(fire_together(some(), b, x, together), seed)
     rows["absent"] = covariance_matched(x, each, seed)
     planted = torch.cat(list(rows.values()))
@@ -137,19 +138,25 @@ def _waves(draw: torch.Generator) -> Float[Tensor, "inputs coordinates"]:
     return 3 * torch.stack([angles.cos(), angles.sin()], 2).flatten(1)
 
 
+def _moved(rows: Float[Tensor, "n d"], turns: Action, draw: torch.Generator) -> Float[Tensor, "n d"]:
+    """Return every row under a shift of its own."""
+    moves = torch.randint(1, turns.p, (len(rows), 2), generator=draw).tolist()
+    return torch.cat([shift(turns, row[None], s, t) for row, (s, t) in zip(rows, moves, strict=True)])
+
+
 def _labels(counts: dict[str, int]) -> Int[Tensor, " n"]:
     return torch.cat([torch.full((count,), KINDS.index(kind)) for kind, count in counts.items()])
 
 
-def _side(
-    rows: Tensor, alive: Tensor, x: Tensor, draw: torch.Generator, later: Tensor | None = None
-) -> Side:
+def _side(rows: Tensor, alive: Tensor, x: Tensor, draw: torch.Generator, later: Tensor | None = None) -> Side:
     """Return an SAE with noisy rows whose latents fire where the projection on them is in its upper tenth."""
-    noise: Callable[[Tensor], Tensor] = lambda one: unit_rows(
-        unit_rows(one) + NOISE * unit_rows(torch.randn(one.shape, generator=draw))
-    )
-    rows = noise(rows)
+
+    def noisy(one: Tensor) -> Tensor:
+        return unit_rows(unit_rows(one) + NOISE * unit_rows(torch.randn(one.shape, generator=draw)))
+
+    rows = noisy(rows)
     projections = (x - x.mean(0)) @ rows.T
     codes = (projections - projections.quantile(0.9, dim=0)).relu() * alive
-    everyone = torch.ones_like(alive)
-    return Side(rows, alive, codes, None if later is None else noise(later), None if later is None else alive | everyone)
+    if later is None:
+        return Side(rows, alive, codes)
+    return Side(rows, alive, codes, noisy(later), torch.ones_like(alive))

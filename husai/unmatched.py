@@ -6,6 +6,7 @@ passes when its statistic is above that of all but ALPHA of random directions to
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -58,6 +59,8 @@ class Sorted(NamedTuple):
     """Index into KINDS."""
     bars: dict[str, float]
     """By kind, the value that the statistic of its test had to exceed; 1 is what it cannot exceed."""
+    lost: float
+    """Share of all latents that are matched and no longer are after more training; 0 where none was given."""
 
 
 def sort(
@@ -84,26 +87,29 @@ def sort(
     mine, theirs = a.living, b.living
     same_width(a=mine, b=theirs)
     passed, bars = {}, {}
-    passed["matched"], bars["matched"] = matched(mine, theirs, x, draws, seed)
+    draws = max(draws, len(mine), len(theirs))
+    chance, turned_round = (random_rows(rows, x, draws, 2 * seed + side) for side, rows in enumerate((mine, theirs)))
+    passed["matched"], bars["matched"] = matched(mine, theirs, chance, seed)
     if a.later is not None and b.later is not None:
         then, there = a.later[a.later_alive], b.later[b.later_alive]
         grown = torch.zeros(len(a.rows), dtype=torch.bool)
-        grown[a.later_alive], bars["under-trained"] = matched(then, there, x, draws, seed)
+        grown[a.later_alive], bars["under-trained"] = matched(then, there, random_rows(then, x, draws, seed), seed)
         passed["under-trained"] = grown[a.alive]
     if turns is not None:
         rest = ~torch.stack(list(passed.values())).any(0)
         passed["orbit-mate"] = torch.zeros_like(rest)
         if bool(rest.any()):
             passed["orbit-mate"][rest], bars["orbit-mate"] = moved(mine[rest], theirs, turns, seed)
-    few, bars["split or merged"] = summed(mine, b, x, together, draws, seed)
-    passed["split or merged"] = few | part_of(a, theirs, x, together, draws, seed)
-    passed["rotated"], bars["rotated"] = rotated(mine, b, x, together, draws, seed)
+    few, bars["split or merged"] = summed(mine, b, x, together, chance, seed)
+    passed["split or merged"] = few | part_of(a, theirs, x, together, turned_round, seed)
+    passed["rotated"], bars["rotated"] = rotated(mine, b, x, together, chance)
     living = torch.full((len(mine),), KINDS.index("absent"))
     for kind in reversed(passed):  # the first test that is passed is the last to be written
         living[passed[kind]] = KINDS.index(kind)
     kinds = torch.full((len(a.rows),), KINDS.index("dead"))
     kinds[a.alive] = living
-    return Sorted(kinds, bars)
+    lost = passed["matched"] & ~passed.get("under-trained", passed["matched"])
+    return Sorted(kinds, bars, float(lost.sum()) / len(kinds))
 
 
 def bar(null: Float[Tensor, " draws"], alpha: float = ALPHA) -> float:
@@ -134,14 +140,12 @@ def mutual_cosines(a: Float[Tensor, "n_a d"], b: Float[Tensor, "n_b d"]) -> Floa
 
 
 def matched(
-    mine: Float[Tensor, "n_a d"], theirs: Float[Tensor, "n_b d"], x: Float[Tensor, "inputs d"], draws: int, seed: int
+    mine: Float[Tensor, "n_a d"], theirs: Float[Tensor, "n_b d"], chance: Sequence[Tensor], seed: int
 ) -> tuple[Bool[Tensor, " n_a"], float]:
     """Return which rows have a mutual nearest neighbour nearer than chance, and than a sum of two is to either."""
-    sets = math.ceil(draws / len(mine))
-    first, second = torch.randint(len(theirs), (2, sets * len(mine)), generator=generator(seed, "unmatched/sums"))
-    second = torch.where(first == second, (second + 1) % len(theirs), second)
-    sums = unit_rows(theirs)[first] + unit_rows(theirs)[second]
-    nulls = [*random_rows(mine, x, sets * len(mine), seed), sums]
+    pairs = torch.randint(len(theirs), (2, len(chance[0])), generator=generator(seed, "unmatched/sums"))
+    pairs[1] = torch.where(pairs[0] == pairs[1], (pairs[1] + 1) % len(theirs), pairs[1])
+    nulls = [*chance, unit_rows(theirs)[pairs].sum(0)]
     found = [torch.cat([mutual_cosines(part, theirs) for part in null.split(len(mine))]) for null in nulls]
     level = max(bar(null) for null in found)
     return mutual_cosines(mine, theirs) > level, level
@@ -150,9 +154,9 @@ def matched(
 def moved(
     mine: Float[Tensor, "n_a d"], theirs: Float[Tensor, "n_b d"], turns: Action, seed: int
 ) -> tuple[Bool[Tensor, " n_a"], float]:
-    """Return which rows some shift brings nearer to a row of the other than it does when planes are turned at random."""
-    turned = range(math.ceil(2 / ALPHA / len(mine)))
-    chance = [similarity(turns, mine, scrambled(turns, theirs, 1000 * seed + i)).amax(1) for i in turned]
+    """Return which rows some shift brings nearer to a row of the other than it does with planes turned at random."""
+    sets = mine.repeat(math.ceil(1 / ALPHA / len(mine)), 1)[: math.ceil(1 / ALPHA)].split(len(mine))
+    chance = [similarity(turns, part, scrambled(turns, theirs, 1000 * seed + i)).amax(1) for i, part in enumerate(sets)]
     level = bar(torch.cat(chance))
     return similarity(turns, mine, theirs).amax(1) > level, level
 
@@ -168,9 +172,7 @@ class Composition(NamedTuple):
     """The cosine that is left without each of them."""
 
 
-def composition(
-    targets: Float[Tensor, "n d"], rows: Float[Tensor, "rows d"], parts: int = PARTS
-) -> Composition:
+def composition(targets: Float[Tensor, "n d"], rows: Float[Tensor, "rows d"], parts: int = PARTS) -> Composition:
     """Return the greedy non-negative sums of at most `parts` rows that are nearest to the targets.
 
     The row with the largest cosine to what is left is added, then all weights are fitted anew under w >= 0 (orthogonal
@@ -196,7 +198,7 @@ def _cosine(gram: Tensor, products: Tensor, out: int | None = None) -> Float[Ten
 
 
 def non_negative(
-    gram: Float[Tensor, "n parts parts"], products: Float[Tensor, "n parts"], out: int | None = None, sweeps: int = 30
+    gram: Float[Tensor, "n parts parts"], products: Float[Tensor, "n parts"], out: int | None = None, sweeps: int = 15
 ) -> Float[Tensor, "n parts"]:
     """Return w >= 0 that minimises w G w / 2 - <w, products>, by cyclic coordinate descent; w_out = 0."""
     weights = torch.zeros_like(products)
@@ -243,30 +245,46 @@ def drawn_inside(rows: Float[Tensor, "n together d"], seed: int) -> Float[Tensor
 
 
 def few_nulls(
-    mine: Float[Tensor, "n_a d"], b: Side, x: Float[Tensor, "inputs d"], together: int, draws: int, seed: int
+    mine: Float[Tensor, "n_a d"],
+    b: Side,
+    x: Float[Tensor, "inputs d"],
+    together: int,
+    chance: Sequence[Tensor],
+    seed: int,
 ) -> list[Composition]:
-    """Return random directions as sums of few rows of b: N2, second moment, and drawn where rows fire together."""
+    """Return random directions as sums of few rows of b: those of `chance`, and drawn where rows fire together."""
     rows = fire_together(mine, b, x, together)
-    inside = torch.cat([drawn_inside(rows, 1000 * seed + i) for i in range(math.ceil(draws / len(mine)))])
-    return [composition(null, b.living) for null in [*random_rows(mine, x, draws, seed), inside]]
+    sets = range(math.ceil(len(chance[0]) / len(mine)))
+    inside = torch.cat([drawn_inside(rows, 1000 * seed + i) for i in sets])
+    return [composition(null, b.living) for null in [*chance, inside]]
 
 
 def summed(
-    mine: Float[Tensor, "n_a d"], b: Side, x: Float[Tensor, "inputs d"], together: int, draws: int, seed: int
+    mine: Float[Tensor, "n_a d"],
+    b: Side,
+    x: Float[Tensor, "inputs d"],
+    together: int,
+    chance: Sequence[Tensor],
+    seed: int,
 ) -> tuple[Bool[Tensor, " n_a"], float]:
     """Return which rows are nearer to a non-negative sum of a few living rows of b than chance has it."""
-    level = max(bar(null.cosines) for null in few_nulls(mine, b, x, together, draws, seed))
+    level = max(bar(null.cosines) for null in few_nulls(mine, b, x, together, chance, seed))
     return composition(mine, b.living).cosines > level, level
 
 
 def part_of(
-    a: Side, theirs: Float[Tensor, "n_b d"], x: Float[Tensor, "inputs d"], together: int, draws: int, seed: int
+    a: Side,
+    theirs: Float[Tensor, "n_b d"],
+    x: Float[Tensor, "inputs d"],
+    together: int,
+    chance: Sequence[Tensor],
+    seed: int,
 ) -> Bool[Tensor, " n_a"]:
     """Return which living rows of a are parts of a sum of few that makes up a row of the other.
 
     The sum is nearer to that row than chance has it, and without the part it no longer is.
     """
-    level = max(bar(null.cosines) for null in few_nulls(theirs, a, x, together, draws, seed))
+    level = max(bar(null.cosines) for null in few_nulls(theirs, a, x, together, chance, seed))
     found = composition(theirs, a.living)
     needed = (found.cosines > level)[:, None] & (found.without <= level)
     parts = torch.zeros(len(a.living), dtype=torch.bool)
@@ -275,12 +293,8 @@ def part_of(
 
 
 def rotated(
-    mine: Float[Tensor, "n_a d"], b: Side, x: Float[Tensor, "inputs d"], together: int, draws: int, seed: int
+    mine: Float[Tensor, "n_a d"], b: Side, x: Float[Tensor, "inputs d"], together: int, chance: Sequence[Tensor]
 ) -> tuple[Bool[Tensor, " n_a"], float]:
     """Return which rows lie in the span of the rows of b that fire with them, more than random directions do."""
-
-    def share(rows: Tensor) -> Tensor:
-        return share_inside(rows, fire_together(rows, b, x, together))
-
-    level = max(bar(share(null)) for null in random_rows(mine, x, draws, seed))
-    return share(mine) > level, level
+    level = max(bar(share_inside(rows, fire_together(rows, b, x, together))) for rows in chance)
+    return share_inside(mine, fire_together(mine, b, x, together)) > level, level
