@@ -52,7 +52,7 @@ class Fates(NamedTuple):
     def explained(self) -> Float[np.ndarray, "seeds seeds"]:
         """Share of the living without a partner that some test accounts for; 0 where all have partners."""
         known = self.shares[[KINDS.index(kind) for kind in EXPLAINED]].sum(0)
-        return np.divide(known, self.unmatched, out=np.zeros_like(known), where=self.unmatched > 0)
+        return _ratio(known, self.unmatched)
 
 
 def fates(
@@ -80,16 +80,17 @@ def fates(
 def estimates(found: Sequence[Fates]) -> dict[str, Estimate]:
     """Return the share of each kind, and what follows from it; one `Fates` a model.
 
-    `unmatched`, `explained` as in `Fates`; `dead_of_rest` the dead among all without a partner; `net_late` how many more
-    find a partner with more training than lose theirs, as a share of all latents.
+    `unmatched`, `explained` as in `Fates`; `dead_of_rest` the dead among all without a partner; `net_late` how many
+    more find a partner with more training than lose theirs, as a share of all latents.
     Intervals are over models and seeds from three models on, else over the seeds of one model.
     """
     of_kind = {kind: np.stack([one.shares[i] for one in found]) for i, kind in enumerate(KINDS)}
     of_kind |= {"unmatched": np.stack([one.unmatched for one in found])}
     of_kind |= {"explained": np.stack([one.explained for one in found])}
-    rest = [one.shares[1] + one.unmatched for one in found]
-    of_kind["dead_of_rest"] = np.stack([
-        np.divide(one.shares[1], all_, out=np.zeros_like(all_), where=all_ > 0) for one, all_ in zip(found, rest, strict=True)
-    ])  # fmt: skip
+    of_kind["dead_of_rest"] = np.stack([_ratio(one.shares[1], one.shares[1] + one.unmatched) for one in found])
     of_kind["net_late"] = np.stack([one.shares[KINDS.index("under-trained")] - one.lost for one in found])
     return {kind: comparison.summarise(matrices) for kind, matrices in of_kind.items()}
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)

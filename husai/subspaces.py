@@ -1,6 +1,6 @@
 """What seeds may share when they share no feature: the subspaces that their decoders span, and nulls for it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ def axes(rows: Float[Tensor, "n d_model"]) -> Float[Tensor, "d_model d_model"]:
 
 
 def overlaps(a: Float[Tensor, "d d"], b: Float[Tensor, "d d"]) -> Float[Tensor, " d"]:
-    """Return tr(P_A P_B) / r for r = 1..d, the mean cos^2 of the principal angles, from the `axes` of two dictionaries."""
+    """Return tr(P_A P_B) / r for r = 1..d, the mean cos^2 of the principal angles, from the `axes` of both."""
     within = (a.T @ b).square().cumsum(0).cumsum(1).diagonal()
     return within / torch.arange(1, len(within) + 1)
 
@@ -90,7 +90,8 @@ def compare(
         shared = [torch.stack([overlaps(a, all_) for a in found]) for found, all_ in zip(mine, whole, strict=True)]
         other = np.stack([((one[:, None] + one) / 2).numpy() for one in shared])
     else:
-        other = np.stack([_pairs([axes(one) for one in drawn_rows(study, null, latents, weighted)]) for study in studies])
+        chance = [drawn_rows(study, null, latents, weighted) for study in studies]
+        other = np.stack([_pairs([axes(one) for one in found]) for found in chance])
     label, metric = name or (null if isinstance(null, str) else "trained null"), "subspace_overlap"
     found = {}
     for rank in kept:
@@ -99,8 +100,32 @@ def compare(
     return found
 
 
+def lines(found: Mapping[str, Mapping[int, Comparison]]) -> dict[str, tuple[list[int], list[Estimate]]]:
+    """Return the seeds' overlap and that of every null as lines over rank, {name: (ranks, estimates)}."""
+    seeds = next(iter(found.values()))
+    shown = {"seeds": (list(seeds), [row.score for row in seeds.values()])}
+    return shown | {name: (list(rows_), [row.null_score for row in rows_.values()]) for name, rows_ in found.items()}
+
+
+def beside_features(study: Study, rank: int) -> dict[str, Estimate]:
+    """Return how much the features of one study and its top subspace of this rank are shared, and what chance shares.
+
+    `agreement` (`hungarian_mcc`), `score` (`mean_max_cosine`), `plain` and `weighted` overlap, each with its `_N2`;
+    `weighted_PCA`, and the gaps `gap_N2` and `gap_PCA` of the weighted overlap to N2 and to the components of all data.
+    """
+    found: dict[str, Estimate] = {}
+    for name, metric in (("agreement", "hungarian_mcc"), ("score", "mean_max_cosine")):
+        row = comparison.compare([study], "N2", metric)
+        found |= {name: row.score, f"{name}_N2": row.null_score}
+    for name, weighted in (("plain", False), ("weighted", True)):
+        row = compare([study], "N2", [rank], weighted=weighted)[rank]
+        found |= {name: row.score, f"{name}_N2": row.null_score}
+    components = compare([study], "PCA of all", [rank], weighted=True)[rank]
+    return found | {"weighted_PCA": components.null_score, "gap_N2": row.gap, "gap_PCA": components.gap}
+
+
 def drawn_rows(study: Study, null: str, latents: str, weighted: bool) -> list[Tensor]:
-    """Return one dictionary a seed of N0 or N2, weighted as its latents are, or the centred half of the data of "PCA"."""
+    """Return one dictionary a seed of N0 or N2, weighted as its latents are; of "PCA" a centred half of the data."""
     if null == "PCA":
         acts = study.activations
         return [nulls.centre(in_memory(acts.subsample(0.5, seed).fit)) for seed in study.seeds]
@@ -130,18 +155,22 @@ def inside(study: Study, direction: Float[Tensor, " d_model"], rank: int, latent
     return [float((one[:, :rank].T @ unit).square().sum()) for one in found]
 
 
-def settled(studies: Sequence[Study], rank: int, weighted: bool) -> bool:
-    """Return whether every study reconstructs, and its overlap at this rank has stopped changing.
+def sound(study: Study) -> bool:
+    """Return whether explained variance and L0 pass the gates of `book/quality.toml`, whatever is dead or moves."""
+    return study.passes["explained variance"] and study.passes["L0 on target"]
 
-    Explained variance and L0 pass the gates of `book/quality.toml`, and the overlap changed over the last doubling of
-    the steps by less than its slope. Dead latents and single features do not enter: a subspace may be at rest while
-    the features in it move. ValueError: fewer living latents than rank, no checkpoint half-way.
+
+def settled(studies: Sequence[Study], rank: int, weighted: bool) -> bool:
+    """Return whether every study is `sound`, and its overlap at this rank has stopped changing.
+
+    It changed over the last doubling of the steps by less than the slope that `book/quality.toml` allows a score. Dead
+    latents and single features do not enter: a subspace may be at rest while the features in it move. ValueError:
+    fewer living latents than rank, no checkpoint half-way.
     """
     for study in studies:
         then = study.stopped(study.last // 2)
         now, before = (compare([one], "N0", [rank], weighted=weighted)[rank].score.value for one in (study, then))
-        sound = study.passes["explained variance"] and study.passes["L0 on target"]
-        if not sound or abs(now - before) >= GATES["plateau"]["slope"]:
+        if not sound(study) or abs(now - before) >= GATES["plateau"]["slope"]:
             return False
     return True
 

@@ -185,11 +185,11 @@ def _children(
 def rotating(d_model: int, rank: int, rate: float, n: int, seed: int) -> tuple[Tensor, Float[Tensor, "rank d_model"]]:
     """Return n activations with a subspace in which no direction is preferred, and its orthonormal basis.
 
-    In the subspace stand normal vectors, on a share `rate` of the inputs and with a variance of 1 / rate, so that all of
-    them have variance 1 a dimension. At rate 1 the rest is noise of variance 0.01: the covariance shows the subspace.
-    Below it, the rest is normal of variance 1: the covariance shows nothing, only that the subspace is silent on most
-    inputs. Features in it cannot be identified, as every basis describes the data equally well. ValueError: rank
-    outside 1 to d_model, rate outside (0, 1].
+    In the subspace stand normal vectors, on a share `rate` of the inputs and with a variance of 1 / rate, so that all
+    of them have variance 1 a dimension. At rate 1 the rest is noise of variance 0.01: the covariance shows the
+    subspace. Below it, the rest is normal of variance 1: the covariance shows nothing, only that the subspace is silent
+    on most inputs. Features in it cannot be identified, as every basis describes the data equally well. ValueError:
+    rank outside 1 to d_model, rate outside (0, 1].
     """
     require(1 <= rank <= d_model, "rank", rank, f"1 to d_model = {d_model}")
     require(0 < rate <= 1, "rate", rate, "a share above 0, at most 1")
