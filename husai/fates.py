@@ -14,6 +14,16 @@ from husai.orbits import Action
 from husai.study import Study
 from husai.unmatched import EXPLAINED, KINDS, Side, sort
 
+TESTS = ("matched", *EXPLAINED)
+"""Kinds that a living latent ends in by passing a test."""
+HERE = {kind: KINDS.index(kind) for kind in KINDS if kind not in ("dead", "under-trained")}
+"""Kinds that `plants.in_geometry` plants, with their places in KINDS."""
+
+
+def key(kind: str) -> str:
+    """Return a name without spaces and hyphens, as keys of results are."""
+    return kind.replace(" ", "_").replace("-", "_")
+
 
 def sides(study: Study, longer: Study | None = None, seeds: int | None = None) -> list[Side]:
     """Return what `unmatched.sort` takes of every seed; `longer` are the same seeds, trained for more steps.

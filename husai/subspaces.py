@@ -54,8 +54,11 @@ def rows(study: Study, keep: Bool[Tensor, "seeds d_sae"], weighted: bool) -> lis
 def sizes(study: Study, keep: Bool[Tensor, "seeds d_sae"]) -> list[Float[Tensor, "kept 1"]]:
     """Return (E z_j^2)^(1/2) of every seed's kept latents on held-out activations, as a column."""
     x = study.activations.held_out
-    energies = [sum(study.saes[i].encode(part)[0].square().sum(0) for part in x.split(ROWS)) for i in range(len(keep))]
-    return [(energy[kept] / len(x)).sqrt()[:, None] for energy, kept in zip(energies, keep, strict=True)]
+    found = []
+    for i, kept in enumerate(keep):
+        energies = torch.stack([study.saes[i].encode(part)[0].square().sum(0) for part in x.split(ROWS)]).sum(0)
+        found.append((energies[kept] / len(x)).sqrt()[:, None])
+    return found
 
 
 def compare(
@@ -71,26 +74,28 @@ def compare(
     of some seed are left out. ValueError: none is left, an unknown null.
     """
     drawn = isinstance(null, str)
+    require(drawn or latents == "alive", "latents", latents, "'alive': trained nulls are compared at equal counts")
     require(not drawn or null in NULLS, "null", null, f"one of {NULLS}, or the studies of a trained null")
     others = list(studies) if isinstance(null, str) else list(null)
-    keeps = [study.mask(latents) for study in studies], [other.mask(latents) for other in others]
+    keep = [study.mask(latents) for study in studies]
     if not drawn:
-        counts = [torch.minimum(a.sum(1), b.sum(1)).tolist() for a, b in zip(*keeps, strict=True)]
-        keeps = tuple([one.commonest(n) for one, n in zip(side, counts, strict=True)] for side in (studies, others))
-    most = min(int(keep.sum(1).min()) for keep in keeps[0])
+        counts = [torch.minimum(a.alive.sum(1), b.alive.sum(1)).tolist() for a, b in zip(studies, others, strict=True)]
+        keep = [study.commonest(count) for study, count in zip(studies, counts, strict=True)]
+        theirs = [other.commonest(count) for other, count in zip(others, counts, strict=True)]
+    most = min(int(one.sum(1).min()) for one in keep)
     kept = [rank for rank in ranks if 1 <= rank <= min(most, studies[0].saes.W_dec.shape[-1])]
     require(bool(kept), "ranks", list(ranks), f"some within the {most} latents")
-    mine = [[axes(one) for one in rows(*both, weighted)] for both in zip(studies, keeps[0], strict=True)]
+    mine = [[axes(one) for one in rows(*both, weighted)] for both in zip(studies, keep, strict=True)]
     matched = np.stack([_pairs(found) for found in mine])
-    if not isinstance(null, str):
-        theirs = [[axes(one) for one in rows(*both, weighted)] for both in zip(others, keeps[1], strict=True)]
-        other = np.stack([_pairs(found) for found in theirs])
+    if not drawn:
+        null_rows = [rows(*both, weighted) for both in zip(others, theirs, strict=True)]
+        other = np.stack([_pairs([axes(one) for one in found]) for found in null_rows])
     elif null == "PCA of all":
         whole = [axes(nulls.centre(in_memory(study.activations.fit))) for study in studies]
         shared = [torch.stack([overlaps(a, all_) for a in found]) for found, all_ in zip(mine, whole, strict=True)]
         other = np.stack([((one[:, None] + one) / 2).numpy() for one in shared])
     else:
-        chance = [drawn_rows(study, null, latents, weighted) for study in studies]
+        chance = [drawn_rows(study, str(null), latents, weighted) for study in studies]
         other = np.stack([_pairs([axes(one) for one in found]) for found in chance])
     label, metric = name or (null if isinstance(null, str) else "trained null"), "subspace_overlap"
     found = {}
@@ -130,8 +135,9 @@ def drawn_rows(study: Study, null: str, latents: str, weighted: bool) -> list[Te
         acts = study.activations
         return [nulls.centre(in_memory(acts.subsample(0.5, seed).fit)) for seed in study.seeds]
     found = comparison.drawn(study, null, latents)
-    weights = sizes(study, study.mask(latents)) if weighted else [1.0] * len(found)
-    return [one * weight for one, weight in zip(found, weights, strict=True)]
+    if not weighted:
+        return found
+    return [one * size for one, size in zip(found, sizes(study, study.mask(latents)), strict=True)]
 
 
 def principal_angles(

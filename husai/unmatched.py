@@ -16,7 +16,7 @@ from torch import Tensor
 from husai.config import require
 from husai.consensus import mutual_neighbours
 from husai.nulls import covariance_matched
-from husai.orbits import Action, scrambled, similarity
+from husai.orbits import Action, best_similarity, scrambled
 from husai.similarity import same_width, unit_rows
 from husai.tasks import generator
 
@@ -156,9 +156,9 @@ def moved(
 ) -> tuple[Bool[Tensor, " n_a"], float]:
     """Return which rows some shift brings nearer to a row of the other than it does with planes turned at random."""
     sets = mine.repeat(math.ceil(1 / ALPHA / len(mine)), 1)[: math.ceil(1 / ALPHA)].split(len(mine))
-    chance = [similarity(turns, part, scrambled(turns, theirs, 1000 * seed + i)).amax(1) for i, part in enumerate(sets)]
-    level = bar(torch.cat(chance))
-    return similarity(turns, mine, theirs).amax(1) > level, level
+    null = [best_similarity(turns, part, scrambled(turns, theirs, 1000 * seed + i)) for i, part in enumerate(sets)]
+    level = bar(torch.cat(null))
+    return best_similarity(turns, mine, theirs) > level, level
 
 
 class Composition(NamedTuple):

@@ -64,11 +64,13 @@ def heatmaps(
     return figure
 
 
-def stacked(panels: Mapping[str, Mapping[str, Mapping[str, Estimate]]], xlabel: str) -> Figure:
-    """Draw shares end to end, one bar a condition ({panel: {condition: {kind: share}}}), panels below one another.
+def stacked(
+    panels: Mapping[str, Mapping[str, Mapping[str, Estimate]]], kinds: Sequence[str], xlabel: str
+) -> Figure:
+    """Draw the shares of some kinds end to end, one bar a condition, {panel: {condition: {kind: share}}}.
 
-    At the end of every share stands its interval, each at a height of its own. All bars have the same kinds in the same
-    order; a kind that is nowhere above 0 has no colour in the legend.
+    Panels stand below one another. At the end of every share stands its interval, each at a height of its own; a kind
+    that is nowhere above 0 is not in the legend.
     """
     heights = [len(rows) for rows in panels.values()]
     figure, axes = plt.subplots(
@@ -78,11 +80,12 @@ def stacked(panels: Mapping[str, Mapping[str, Mapping[str, Estimate]]], xlabel: 
     for axis, (title, rows) in zip(axes[:, 0], panels.items(), strict=True):
         for place, shares in enumerate(rows.values()):
             left = 0.0
-            for index, (kind, share) in enumerate(shares.items()):
-                colour, end = COLOURS[index % len(COLOURS)], left + share.value
+            for index, kind in enumerate(kinds):
+                share, colour = shares[kind], COLOURS[index % len(COLOURS)]
+                end = left + share.value
                 axis.barh(place, share.value, 0.76, left, color=colour, alpha=0.75, lw=0, label=kind)
                 error = [[share.value - share.low], [share.high - share.value]]
-                height = place - 0.3 + 0.6 * index / max(1, len(shares) - 1)
+                height = place - 0.3 + 0.6 * index / max(1, len(kinds) - 1)
                 if share.value > 0:
                     axis.errorbar(end, height, xerr=error, color="0.3", capsize=2, lw=1)
                 left = end
