@@ -139,3 +139,14 @@ def test_ticks_are_powers_of_ten_far_below_one_and_of_two_above():
         (axis,) = plots.scatter({"one": points}, "x", "y", xscale="log", xlim=(low, high)).axes
         axis.figure.canvas.draw()
         assert wanted in {tick.get_text() for tick in axis.get_xticklabels()}
+
+
+def test_stacked_shares_stand_end_to_end_with_their_intervals():
+    rows = {"first": dict(zip("abc", estimates(0.2, 0.0, 0.5), strict=True))}
+    axis, *_ = plots.stacked({"panel": rows}, "abc", "share").axes
+    assert [patch.get_x() for patch in axis.patches] == pytest.approx([0, 0.2, 0.2])
+    assert [patch.get_width() for patch in axis.patches] == pytest.approx([0.2, 0, 0.5])
+    ends = [lines.get_segments()[0][:, 0].tolist() for lines in axis.collections]
+    assert ends == [pytest.approx([0.1, 0.3]), pytest.approx([0.6, 0.8])], "none for what is not there"
+    (legend,) = axis.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "c"]
