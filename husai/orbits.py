@@ -122,12 +122,41 @@ def similarity(
     in_a, in_b = coordinates(found, a), coordinates(found, b)
     products = (in_a.conj()[:, None] * in_b).flatten(0, 1)
     rest = (a @ b.T - (in_a.conj() @ in_b.T).real).flatten()
+    return _over_shifts(found, products, rest).reshape(len(a), len(b))
+
+
+def best_similarity(
+    found: Action, a: Float[Tensor, "n_a d_model"], b: Float[Tensor, "n_b d_model"], at_once: int = 8
+) -> Float[Tensor, " n_a"]:
+    """Return each row's largest `similarity` with a row of b.
+
+    No shift brings a pair nearer than sum_fg |c_i| |c_j| + |<r_i, r_j>|. Partners are tried in the order of this bound,
+    until it falls below what was found: far fewer pairs are turned than there are. ValueError: as `similarity`.
+    """
+    same_width(a=a, b=b)
+    a, b = unit_rows(a), unit_rows(b)
+    in_a, in_b = coordinates(found, a), coordinates(found, b)
+    rest = a @ b.T - (in_a.conj() @ in_b.T).real
+    bounds, order = (in_a.abs() @ in_b.abs().T + rest.abs()).sort(1, descending=True)
+    best = torch.zeros(len(a))
+    for columns, bound in zip(order.split(at_once, 1), bounds.split(at_once, 1), strict=True):
+        i, place = (bound > best[:, None]).nonzero(as_tuple=True)
+        if not len(i):
+            break
+        j = columns[i, place]
+        best.scatter_reduce_(0, i, _over_shifts(found, in_a[i].conj() * in_b[j], rest[i, j]), "amax")
+    return best
+
+
+def _over_shifts(
+    found: Action, products: Complex[Tensor, "pairs planes"], rest: Float[Tensor, " pairs"]
+) -> Float[Tensor, " pairs"]:
+    """Return max over all p*p shifts of |Re sum_fg products e^(2 pi i (f s + g t) / p) + rest|."""
     steps = torch.cartesian_prod(torch.arange(found.p), torch.arange(found.p))
     angles = 2 * torch.pi * ((found.frequencies @ steps.T) % found.p) / found.p
     waves = torch.cat([angles.cos(), -angles.sin(), torch.ones_like(angles[:1])])
     terms = torch.cat([products.real, products.imag, rest[:, None]], 1)
-    best = [(part @ waves).abs_().amax(1) for part in terms.split(PAIRS)]
-    return torch.cat(best).reshape(len(a), len(b))
+    return torch.cat([(part @ waves).abs_().amax(1) for part in terms.split(PAIRS)])
 
 
 def orbit_mcc(found: Action, a: Float[Tensor, "n_a d_model"], b: Float[Tensor, "n_b d_model"]) -> float:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from husai.config import require, require_types
-from husai.tasks import generator
+from husai.tasks import SparseDictionary, generator
 
 
 @dataclass(frozen=True)
@@ -180,3 +180,40 @@ def _children(
     else:
         chosen = torch.rand(*parents.shape, config.children, generator=draw) < config.follow
     return (chosen & parents[..., None]).flatten(1)
+
+
+def rotating(d_model: int, rank: int, rate: float, n: int, seed: int) -> tuple[Tensor, Float[Tensor, "rank d_model"]]:
+    """Return n activations with a subspace in which no direction is preferred, and its orthonormal basis.
+
+    In the subspace stand normal vectors, on a share `rate` of the inputs and with a variance of 1 / rate, so that all
+    of them have variance 1 a dimension. At rate 1 the rest is noise of variance 0.01: the covariance shows the
+    subspace. Below it, the rest is normal of variance 1: the covariance shows nothing, only that the subspace is silent
+    on most inputs. Features in it cannot be identified, as every basis describes the data equally well. ValueError:
+    rank outside 1 to d_model, rate outside (0, 1].
+    """
+    require(1 <= rank <= d_model, "rank", rank, f"1 to d_model = {d_model}")
+    require(0 < rate <= 1, "rate", rate, "a share above 0, at most 1")
+    draw = generator(seed, "synthetic/rotating")
+    frame = torch.linalg.qr(torch.randn(d_model, d_model, generator=draw)).Q.T
+    fires = torch.rand(n, 1, generator=draw) < rate
+    inside = fires * torch.randn(n, rank, generator=draw) / rate**0.5
+    outside = torch.randn(n, d_model - rank, generator=draw) * (0.1 if rate == 1 else 1.0)
+    return torch.cat([inside, outside], 1) @ frame, frame[:rank]
+
+
+def orthonormal(
+    d_model: int, atoms: int, k: int, n: int, seed: int, *, signed: bool = False, noise: float = 0.0
+) -> SparseDictionary:
+    """Return n sums of k of the orthonormal atoms, uniformly chosen, with coefficients |N(0, 1)|, or signed N(0, 1).
+
+    ValueError: atoms outside 1 to d_model, k outside 1 to atoms. Source: the sources' ten known directions, which they
+    call orthonormal.
+    """
+    require(1 <= atoms <= d_model, "atoms", atoms, f"1 to d_model = {d_model}")
+    require(1 <= k <= atoms, "k", k, f"1 to atoms = {atoms}")
+    draw = generator(seed, "synthetic/orthonormal")
+    truth = torch.linalg.qr(torch.randn(d_model, atoms, generator=draw)).Q.T
+    chosen = torch.rand(n, atoms, generator=draw).topk(k).indices
+    values = torch.randn(n, k, generator=draw)
+    codes = torch.zeros(n, atoms).scatter_(1, chosen, values if signed else values.abs())
+    return SparseDictionary(codes @ truth + noise * torch.randn(n, d_model, generator=draw), truth, codes)

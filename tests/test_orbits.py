@@ -5,7 +5,7 @@ import torch
 
 from husai.metrics import hungarian_mcc
 from husai.nulls import isotropic
-from husai.orbits import action, orbit_mcc, panel, scrambled, shift, similarity
+from husai.orbits import action, best_similarity, orbit_mcc, panel, scrambled, shift, similarity
 
 P, D = 13, 40
 FREQUENCIES = [(1, 0), (0, 1), (2, 2), (3, 0), (0, 3), (5, 8)]
@@ -66,6 +66,7 @@ def test_the_similarity_is_the_maximum_over_all_shifts() -> None:
     naive = torch.stack([(a @ shift(found, b, s, t).T).abs() for s in range(P) for t in range(P)]).amax(0)
     assert torch.allclose(similarity(found, a, b), naive, atol=1e-5)
     assert torch.allclose(similarity(found, b, a), similarity(found, a, b).T, atol=1e-5)
+    assert torch.allclose(best_similarity(found, a, b, 2), naive.amax(1), atol=1e-5), "what is not tried is not nearer"
     assert orbit_mcc(found, a, b) >= hungarian_mcc(a, b, signed=False)
 
 

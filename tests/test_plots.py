@@ -156,3 +156,14 @@ def test_clouds_draw_every_feature_and_one_legend():
     assert [axis.get_title() for axis in shown] == list("abcd")
     assert list(shown[0].lines[0].get_xdata()) == [0.1, 0.2] and shown[3].get_ylim() == (0, 1)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["SAE", "N2"]
+
+
+def test_stacked_shares_stand_end_to_end_with_their_intervals():
+    rows = {"first": dict(zip("abc", estimates(0.2, 0.0, 0.5), strict=True))}
+    axis, *_ = plots.stacked({"panel": rows}, "abc", "share").axes
+    assert [patch.get_x() for patch in axis.patches] == pytest.approx([0, 0.2, 0.2])
+    assert [patch.get_width() for patch in axis.patches] == pytest.approx([0.2, 0, 0.5])
+    ends = [lines.get_segments()[0][:, 0].tolist() for lines in axis.collections]
+    assert ends == [pytest.approx([0.1, 0.3]), pytest.approx([0.6, 0.8])], "none for what is not there"
+    (legend,) = axis.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "c"]

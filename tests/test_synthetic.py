@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from husai.synthetic import HARD, SyntheticConfig, sample
+from husai.synthetic import HARD, SyntheticConfig, orthonormal, rotating, sample
 
 TREES = SyntheticConfig(features=60, l0=6.0, zipf=1.0, trees=6, children=2, depth=2, follow=0.8, ceiling=0.3)
 N = 20_000
@@ -125,3 +125,29 @@ def test_what_cannot_be_is_refused_by_name(changes, message):
         SyntheticConfig(**changes)
     with pytest.raises(ValueError, match="n is 0"):
         sample(SyntheticConfig(), 0, seed=0)
+
+
+def test_a_subspace_is_hidden_from_the_covariance_or_not():
+    x, basis = rotating(16, 4, 0.1, 40_000, 0)
+    assert torch.allclose(basis @ basis.T, torch.eye(4), atol=1e-5)
+    assert torch.allclose(x.T @ x / len(x), torch.eye(16), atol=0.06), "no direction stands out"
+    silent = (x @ basis.T).norm(dim=1) < 1e-4
+    assert 0.88 < silent.float().mean() < 0.92
+    inside = (x @ basis.T)[~silent]
+    assert torch.allclose(inside.T @ inside / len(inside), 10 * torch.eye(4), atol=0.8), "nor inside"
+    shown, basis = rotating(16, 4, 1.0, 10_000, 0)
+    assert (shown @ basis.T).square().sum() / shown.square().sum() > 0.95
+
+
+def test_orthonormal_atoms_make_the_activations_with_the_signs_asked_for():
+    made = orthonormal(16, 10, 3, 2000, 0, signed=True)
+    assert torch.allclose(made.atoms @ made.atoms.T, torch.eye(10), atol=1e-5)
+    assert torch.allclose(made.activations, made.codes @ made.atoms, atol=1e-5)
+    assert ((made.codes != 0).sum(1) == 3).all() and 0.45 < (made.codes < 0).sum() / 6000 < 0.55
+    assert (orthonormal(16, 10, 3, 2000, 0).codes >= 0).all()
+    noisy = orthonormal(16, 10, 3, 2000, 0, noise=0.5)
+    assert 0.45 < (noisy.activations - noisy.codes @ noisy.atoms).std() < 0.55
+    with pytest.raises(ValueError, match="atoms is 17"):
+        orthonormal(16, 17, 3, 10, 0)
+    with pytest.raises(ValueError, match="rate is 0"):
+        rotating(16, 4, 0.0, 10, 0)

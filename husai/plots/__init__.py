@@ -1,6 +1,6 @@
 """Figures: each function takes records, computes nothing, and returns a matplotlib Figure."""
 
-from husai.plots.bars import frequency_spectrum, heatmaps
+from husai.plots.bars import frequency_spectrum, heatmaps, stacked
 from husai.plots.curves import (
     cost_growth,
     curve_panels,
@@ -16,5 +16,6 @@ from husai.plots.style import COLOURS, STYLE, save
 
 __all__ = [
     "COLOURS", "STYLE", "clouds", "cost_growth", "curve_panels", "curves", "forest", "frequency_spectrum", "grokking",
-    "heatmaps", "interval_panels", "maps", "pairs", "reliability", "save", "scatter", "spectra", "trajectories",
+    "heatmaps", "interval_panels", "maps", "pairs", "reliability", "save", "scatter", "spectra", "stacked",
+    "trajectories",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Bars and tables of values: spectra of frequencies, heat maps."""
+"""Bars and tables of values: spectra of frequencies, stacked shares, heat maps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from seaborn.utils import relative_luminance
 
+from husai.evidence import Estimate
 from husai.plots.style import COLOURS
 
 
@@ -60,4 +61,40 @@ def heatmaps(
             axis.tick_params(axis="both", rotation=0, labelsize=8.5, length=0)
         axes[0].set_ylabel(ylabel)
         part.colorbar(axes[0].collections[0], ax=list(axes), label=label, aspect=30, pad=0.01)
+    return figure
+
+
+def stacked(
+    panels: Mapping[str, Mapping[str, Mapping[str, Estimate]]], kinds: Sequence[str], xlabel: str
+) -> Figure:
+    """Draw the shares of some kinds end to end, one bar a condition, {panel: {condition: {kind: share}}}.
+
+    Panels stand below one another. At the end of every share stands its interval, each at a height of its own; a kind
+    that is nowhere above 0 is not in the legend.
+    """
+    heights = [len(rows) for rows in panels.values()]
+    figure, axes = plt.subplots(
+        len(panels), 1, figsize=(5.8, 0.5 * sum(heights) + 0.45 * len(panels) + 0.9), squeeze=False, sharex=True,
+        height_ratios=heights,
+    )  # fmt: skip
+    for axis, (title, rows) in zip(axes[:, 0], panels.items(), strict=True):
+        for place, shares in enumerate(rows.values()):
+            left = 0.0
+            for index, kind in enumerate(kinds):
+                share, colour = shares[kind], COLOURS[index % len(COLOURS)]
+                end = left + share.value
+                axis.barh(place, share.value, 0.76, left, color=colour, alpha=0.75, lw=0, label=kind)
+                error = [[share.value - share.low], [share.high - share.value]]
+                height = place - 0.3 + 0.6 * index / max(1, len(kinds) - 1)
+                if share.value > 0:
+                    axis.errorbar(end, height, xerr=error, color="0.3", capsize=2, lw=1)
+                left = end
+        axis.set(yticks=range(len(rows)), yticklabels=list(rows), xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
+        axis.set_title(title, loc="left")
+        axis.grid(axis="y", alpha=0)
+    axes[-1, 0].set_xlabel(xlabel)
+    every = [shares for rows in panels.values() for shares in rows.values()]
+    handles = dict(zip(*axes[0, 0].get_legend_handles_labels()[::-1], strict=True))
+    shown = [kind for kind in handles if any(shares[kind].value > 0 for shares in every)]
+    figure.legend([handles[kind] for kind in shown], shown, fontsize=8.5, ncols=3, loc="outside lower center")
     return figure
