@@ -4,6 +4,7 @@ Pinned rows are the same in every seed, so that whatever is pinned agrees. The q
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,14 +12,32 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from husai import nulls, stats
-from husai.config import SAEConfig, require
+from husai.activations import Activations
+from husai.config import Objective, SAEConfig, TrainConfig, require
 from husai.evidence import Estimate
 from husai.matching import matching
 from husai.saes import SAEBatch
 from husai.shards import in_memory
-from husai.study import Study, score_matrix
+from husai.study import Condition, Study, score_matrix
 
 METRIC = "mean_max_cosine"
+
+
+def conditions(
+    name: str, acts: Activations, config: TrainConfig, reference: SAEBatch, encoder: str, shares: Sequence[float]
+) -> dict[str, Condition]:
+    """Return conditions of `study.run` with shares of the latents pinned, the first ones of a reference.
+
+    `{name}_{per cent}`, rounded down: (acts, the configuration with these rows, reference).
+    """
+    return {
+        f"{name}_{int(100 * share)}": (
+            acts,
+            replace(config, objective=Objective("pinning", rows=round(share * config.sae.d_sae), encoder=encoder)),
+            reference,
+        )
+        for share in shares
+    }
 
 
 def identity(share: float, floor: float) -> float:
@@ -58,18 +77,40 @@ def others(study: Study, pinned: int) -> Bool[Tensor, "seeds d_sae"]:
     return _living(study, torch.arange(study.alive.shape[1]).expand_as(study.alive) >= pinned)
 
 
-def counterparts(plain: Study, rows: Float[Tensor, "pinned d_model"]) -> Bool[Tensor, "seeds d_sae"]:
+def counterparts(plain: Study, rows: Float[Tensor, "seeds pinned d_model"]) -> Bool[Tensor, "seeds d_sae"]:
     """Return the living latents of unpinned SAEs less those matched, one to one, with the rows pinned elsewhere.
 
     These are what `others` would be, had the pinned features been learnt and not given. ValueError: as `others`.
     """
     free = torch.ones_like(plain.alive)
-    for seed, decoder in enumerate(plain.saes.W_dec if len(rows) else ()):
-        free[seed, matching(rows, decoder, signed=False).columns] = False
+    for left, given, decoder in zip(free, rows, plain.saes.W_dec, strict=True):
+        if len(given):
+            left[matching(given, decoder, signed=False).columns] = False
     return _living(plain, free)
 
 
-def rest(study: Study, plain: Study, rows: Float[Tensor, "pinned d_model"]) -> dict[str, Estimate | float]:
+def measured(study: Study, plain: Study) -> dict[str, Estimate | float]:
+    """Return what pinning does to whole dictionaries: all latents, mean max cosine, and FVU against the same seeds'.
+
+    `whole` is the agreement, `identity` what the pinned `share` would give by itself, `beyond` their paired difference,
+    and `times_fvu` the FVU over that of the unpinned SAEs, which may have further seeds. ValueError: seeds that
+    `plain` lacks.
+    """
+    require(set(study.seeds) <= set(plain.seeds), "study: seeds", study.seeds, f"among those of plain, {plain.seeds}")
+    same = [plain.seeds.index(seed) for seed in study.seeds]
+    floor, whole = plain.scores(METRIC, "all")[np.ix_(same, same)], study.scores(METRIC, "all")
+    share = study.config.objective.rows / study.config.sae.d_sae
+    fvus = [plain.by_seed["fvu"][index] for index in same]
+    return {
+        "share": share,
+        "whole": stats.pairwise(whole),
+        "identity": identity(share, stats.pairwise(floor).value),
+        "beyond": beyond(whole, floor, share),
+        "times_fvu": times(study.by_seed["fvu"], fvus),
+    }
+
+
+def rest(study: Study, plain: Study) -> dict[str, Estimate | float]:
     """Return the agreement (mean max cosine) of the latents that are not pinned, beside what it would be otherwise.
 
     `score` is that of `others`, `counterpart` that of `counterparts` in the same seeds' unpinned SAEs, `gain` their
@@ -77,7 +118,8 @@ def rest(study: Study, plain: Study, rows: Float[Tensor, "pinned d_model"]) -> d
     covariance-matched) at these counts, `count` is the mean of them. ValueError: other seeds, as `others`.
     """
     require(plain.seeds == study.seeds, "plain: seeds", plain.seeds, f"those of the study, {study.seeds}")
-    masks = others(study, len(rows)), counterparts(plain, rows)
+    pinned = study.config.objective.rows
+    masks = others(study, pinned), counterparts(plain, study.saes.W_dec[:, :pinned])
     counts = torch.minimum(*(mask.sum(1) for mask in masks)).tolist()
     ours, theirs = (
         one.matrix(METRIC, _commonest(one, m, counts)) for one, m in zip((study, plain), masks, strict=True)

@@ -1,13 +1,10 @@
 """What is pinned agrees by itself; the rest is scored alone, beside what it would be."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
 from husai import activations, pinning, study
-from husai.config import Objective
 from husai.metrics import mean_max_cosine, recovery
 from husai.nulls import expected_max_cosine
 from husai.recipes import converged
@@ -25,8 +22,9 @@ def reference():
 @pytest.fixture
 def found(reference):
     data = activations.split(TOY.activations, 0)
-    pin = replace(PLAIN, objective=Objective("pinning", rows=12, encoder="fixed"))
-    return study.run({"plain": (data, PLAIN), "half": (data, pin, reference)}, [1, 2, 3])
+    half = pinning.conditions("pinned", data, PLAIN, reference, "fixed", [0.5])
+    found = study.run({"plain": (data, PLAIN)} | half, [1, 2, 3])
+    return {"plain": found["plain"], "half": found["pinned_50"]}
 
 
 def test_the_identity_holds_for_dictionaries_that_share_rows_and_are_random_else():
@@ -55,19 +53,32 @@ def test_times_is_a_ratio_of_means_paired_by_seed():
 
 def test_the_rest_leaves_out_what_is_pinned_and_the_counterpart_what_is_like_it(found, reference):
     rows = reference.W_dec[0, :12]
-    others, alike = pinning.others(found["half"], 12), pinning.counterparts(found["plain"], rows)
+    others, alike = pinning.others(found["half"], 12), pinning.counterparts(found["plain"], rows.expand(3, -1, -1))
     assert not others[:, :12].any() and int(alike.sum(1).max()) <= 12
     for kept, decoder in zip(alike, found["plain"].saes.W_dec, strict=True):
         assert recovery(decoder[kept], TOY.atoms[12:]) > recovery(decoder[kept], TOY.atoms[:12])
-    row = pinning.rest(found["half"], found["plain"], rows)
+    row = pinning.rest(found["half"], found["plain"])
     assert row["score"].value < found["half"].scores("mean_max_cosine")[0, 1]
     assert row["gain"].value == pytest.approx(row["score"].value - row["counterpart"].value)
     assert row["N0"].value == pytest.approx(expected_max_cosine(16, round(row["count"])), abs=0.05)
 
 
-def test_nothing_pinned_gains_nothing(found, reference):
-    row = pinning.rest(found["plain"], found["plain"], reference.W_dec[0, :0])
+def test_nothing_pinned_gains_nothing(found):
+    row = pinning.rest(found["plain"], found["plain"])
     assert row["gain"].value == 0 and row["score"] == row["counterpart"]
+    whole = pinning.measured(found["plain"], found["plain"])
+    assert whole["share"] == 0 and whole["beyond"].value == 0 and whole["times_fvu"].value == 1
+    assert whole["identity"] == pytest.approx(whole["whole"].value)
+
+
+def test_half_pinned_is_measured_against_the_same_seeds_of_a_longer_list(found):
+    longer = study.run({"plain": (found["plain"].activations, PLAIN)}, [9, 1, 2, 3])["plain"]
+    row, more = (pinning.measured(found["half"], plain) for plain in (found["plain"], longer))
+    assert row["share"] == 0.5 and more["whole"] == row["whole"]
+    assert more["beyond"].value == pytest.approx(row["beyond"].value, abs=1e-6)
+    assert row["beyond"].value == pytest.approx(row["whole"].value - row["identity"])
+    with pytest.raises(ValueError, match="study: seeds is"):
+        pinning.measured(longer, found["plain"])
 
 
 def test_pinned_truth_is_rebuilt_by_its_own_latents(reference):
