@@ -16,6 +16,7 @@ from husai.activations import Activations
 from husai.config import Objective, SAEConfig, TrainConfig, require
 from husai.evidence import Estimate
 from husai.matching import matching
+from husai.metrics import recovery
 from husai.saes import SAEBatch
 from husai.shards import in_memory
 from husai.study import Condition, Study, score_matrix
@@ -132,6 +133,22 @@ def rest(study: Study, plain: Study) -> dict[str, Estimate | float]:
     found = {"score": ours, "counterpart": theirs} | {null: score_matrix(METRIC, x) for null, x in chance.items()}
     gain = stats.difference(ours, theirs)
     return {name: stats.pairwise(x) for name, x in found.items()} | {"gain": gain, "count": float(np.mean(counts))}
+
+
+def recovered(study: Study, plain: Study, atoms: Float[Tensor, "atoms d_model"]) -> dict[str, Estimate]:
+    """Return how well the true atoms that are not pinned are recovered by the latents that are not pinned.
+
+    The pinned latents are the first atoms (`known`). `score` is `metrics.recovery` of the others by `others`,
+    `counterpart` by `counterparts`, `gain` their paired difference. ValueError: as `rest`.
+    """
+    require(plain.seeds == study.seeds, "plain: seeds", plain.seeds, f"those of the study, {study.seeds}")
+    pinned = study.config.objective.rows
+    masks = others(study, pinned), counterparts(plain, study.saes.W_dec[:, :pinned])
+    ours, theirs = (
+        [recovery(rows, atoms[pinned:]) for rows in one.saes.decoders(mask)]
+        for one, mask in zip((study, plain), masks, strict=True)
+    )
+    return {"score": stats.mean(ours), "counterpart": stats.mean(theirs), "gain": stats.difference(ours, theirs)}
 
 
 def known(atoms: Float[Tensor, "atoms d_model"], config: SAEConfig) -> SAEBatch:

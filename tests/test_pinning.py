@@ -90,6 +90,14 @@ def test_pinned_truth_is_rebuilt_by_its_own_latents(reference):
     assert torch.equal(single.argmax(1), torch.arange(24))
 
 
+def test_what_is_pinned_counts_for_nothing_in_the_recovery_of_the_rest(found):
+    row = pinning.recovered(found["half"], found["plain"], TOY.atoms)
+    assert row["gain"].value == pytest.approx(row["score"].value - row["counterpart"].value)
+    kept = found["plain"].saes.decoders(pinning.counterparts(found["plain"], found["half"].saes.W_dec[:, :12]))
+    assert row["counterpart"].value == pytest.approx(np.mean([recovery(rows, TOY.atoms[12:]) for rows in kept]))
+    assert pinning.recovered(found["half"], found["plain"], TOY.atoms.flip(0))["score"].value < row["score"].value
+
+
 def test_bad_input_is_refused_by_name(found, reference):
     with pytest.raises(ValueError, match="pinned is 'every latent'"):
         pinning.others(found["half"], 24)
