@@ -50,7 +50,8 @@ class Coupling:
     def begin(self, state: State, feed: Feed) -> None:
         """Copy the reference's rows, and its decoder bias, into fresh SAEs: those pinned, or all for a consensus.
 
-        Rows are in the units of the training. ValueError: the reference reads another d_model.
+        Rows are in the units of the training; encoder rows stay as drawn where they are "random". ValueError: the
+        reference reads another d_model.
         """
         if self.reference is None:
             return
@@ -61,8 +62,9 @@ class Coupling:
         require(n <= state.bias.shape[1], "reference", f"{n} rows to copy", f"at most d_sae = {state.bias.shape[1]}")
         if n:
             mean, scale = feed.units[0]
-            state.encoder[:, :n] = self.reference.W_enc.transpose(1, 2)[:, :n]
-            state.bias[:, :n] = self.reference.b_enc[:, :n] * scale
+            if self.objective.encoder != "random":
+                state.encoder[:, :n] = self.reference.W_enc.transpose(1, 2)[:, :n]
+                state.bias[:, :n] = self.reference.b_enc[:, :n] * scale
             state.decoder[:, :n] = self.reference.W_dec[:, :n]
             state.centre.copy_(((self.reference.b_dec - mean) * scale).expand_as(state.centre))
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -168,6 +168,22 @@ def stack(parts: Sequence[SAEBatch]) -> SAEBatch:
     weights = {name: torch.cat([getattr(part, name) for part in parts]) for name in WEIGHTS}
     extra = {name: torch.cat([part.extra[name] for part in parts]) for name in parts[0].extra}
     return SAEBatch(config, tuple(seed for part in parts for seed in part.seeds), **weights, extra=extra)
+
+
+def by_activity(saes: SAEBatch, x: Float[Tensor, "n d_in"]) -> SAEBatch:
+    """Return the same SAEs with each seed's latents in falling order of how often they fire on x.
+
+    ValueError: an architecture whose latents have an order, or parameters, of their own (all but topk and relu).
+    """
+    name = saes.config.architecture
+    require(name in ("topk", "relu"), "architecture", name, "topk or relu, whose latents can change places")
+    order = saes.firing(x).argsort(dim=1, descending=True, stable=True)
+    rows = {
+        "W_enc": saes.W_enc.take_along_dim(order[:, None], 2),
+        "b_enc": saes.b_enc.take_along_dim(order, 1),
+        "W_dec": saes.W_dec.take_along_dim(order[..., None], 1),
+    }
+    return replace(saes, **rows)
 
 
 def save(saes: SAEBatch, folder: Path) -> None:

@@ -80,7 +80,7 @@ def test_a_fading_term_is_gone_when_it_has_faded(reference):
 
 
 def test_pinned_latents_are_the_references_to_the_byte_and_the_rest_learn(reference):
-    fixed, free = (train(Objective("pinning", rows=10, encoder=e), reference).saes for e in (True, False))
+    fixed, free = (train(Objective("pinning", rows=10, encoder=e), reference).saes for e in ("fixed", "free"))
     for x in (fixed, free):
         assert torch.equal(x.W_dec[:, :10], reference.W_dec[:, :10])
         assert not torch.allclose(x.W_dec[:, 10:], reference.W_dec[:, 10:], atol=0.1)
@@ -89,9 +89,18 @@ def test_pinned_latents_are_the_references_to_the_byte_and_the_rest_learn(refere
     assert not torch.equal(free.W_enc[:, :, :10], reference.W_enc[:, :, :10])
 
 
+def test_random_encoders_of_pinned_latents_stay_as_they_were_drawn(reference):
+    drawn = train(Objective()).checkpoints[0]
+    pinned = train(Objective("pinning", rows=10, encoder="random"), reference).saes
+    assert torch.equal(pinned.W_dec[:, :10], reference.W_dec[:, :10])
+    assert torch.equal(pinned.W_enc[:, :, :10], drawn.W_enc[:, :, :10])
+    assert torch.equal(pinned.b_enc[:, :10], drawn.b_enc[:, :10])
+    assert not torch.equal(pinned.W_enc[:, :, 10:], drawn.W_enc[:, :, 10:])
+
+
 def test_a_wholly_pinned_sae_is_the_reference(reference):
     config = replace(TOPK.sae, decoder_bias=True)
-    same = train(Objective("pinning", rows=40, encoder=True), reference, sae=config).saes
+    same = train(Objective("pinning", rows=40, encoder="fixed"), reference, sae=config).saes
     assert torch.equal(same.W_dec, reference.W_dec) and torch.equal(same.W_enc, reference.W_enc)
     moved = (same.b_dec - reference.b_dec).norm(dim=1) / reference.b_dec.norm(dim=1)
     assert float(moved.max()) < 0.5  # the decoder bias alone still learns
@@ -137,7 +146,8 @@ def test_bad_input_is_refused_by_name(reference):
         {"weight": -1.0},
         {"every": 0},
         {"rows": 3},
-        {"name": "alignment", "encoder": True},
+        {"name": "alignment", "encoder": "fixed"},
+        {"name": "pinning", "encoder": "copied"},
     ):
         with pytest.raises(ValueError):
             Objective(**wrong)

@@ -45,7 +45,8 @@ CONFIGS = {
     "contrastive": replace(TOPK, objective=Objective("contrastive", 0.3, temperature=0.1)),
     "consensus, fading": replace(TOPK, objective=Objective("consensus", 0.3, fade=0.5, rows=7)),
     "pinned, free encoder": replace(TOPK, objective=Objective("pinning", rows=7)),
-    "pinned with encoder": replace(AUXK, objective=Objective("pinning", rows=39, encoder=True)),
+    "pinned with encoder": replace(AUXK, objective=Objective("pinning", rows=39, encoder="fixed")),
+    "pinned, random encoder": replace(PUBLISHED, objective=Objective("pinning", rows=7, encoder="random")),
     "l2": replace(TOPK, unit_decoder=False, project_gradient=False, objective=Objective("l2", 1e-3)),
     "budgets with auxk": replace(AUXK, sae=SAEConfig("hierarchical_topk", 200, 5, groups=(1, 3))),
 }

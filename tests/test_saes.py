@@ -1,6 +1,7 @@
 """An SAE batch reads back what it wrote, comes apart into its seeds, and refuses what contradicts itself."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -129,3 +130,15 @@ def test_bad_activations_are_refused():
         weights = {name: getattr(plain, name) for name in saes.WEIGHTS}
         x = torch.randn(5, 10)
         SAEBatch(transcoder, (1, 2, 3), **weights, extra={"b_in": torch.zeros(3, 10)}).quality(x, x[0])
+
+
+def test_latents_ordered_by_activity_compute_the_same_and_fire_ever_less(unchecked):
+    many, x = batch(), torch.randn(200, 10)
+    ordered = saes.by_activity(many, x)
+    rates = ordered.firing(x)
+    assert bool((rates[:, 1:] <= rates[:, :-1]).all()) and bool((rates[:, 0] > rates[:, -1]).all())
+    assert torch.allclose(ordered.reconstruct(x), many.reconstruct(x), atol=1e-5)
+    assert torch.equal(rates.sort(dim=1).values, many.firing(x).sort(dim=1).values)
+    gated = replace(many, config=SAEConfig("batch_topk", 24, 4), extra={"threshold": torch.zeros(3)})
+    with pytest.raises(ValueError, match="architecture is 'batch_topk'"):
+        saes.by_activity(gated, x)

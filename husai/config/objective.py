@@ -8,6 +8,8 @@ OBJECTIVES = ("", "alignment", "assignment", "contrastive", "consensus", "pinnin
 """The terms of `husai.objectives` by name, "" for none; "pinning" fixes rows and adds no term."""
 REFERRING = ("alignment", "assignment", "consensus", "pinning")
 """Objectives that compare with, or start from, the SAEs of a reference."""
+ENCODERS = ("free", "fixed", "random")
+"""What becomes of the encoder row and the bias of a latent whose decoder row is pinned."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,9 @@ class Objective:
     """Of the soft assignment (contrastive): a softmax over |cos| / temperature; 0 takes the largest |cos| alone."""
     rows: int = 0
     """First latents that are copied from the reference: fixed there (pinning), or the term's subject (consensus)."""
-    encoder: bool = False
-    """Whether a pinned latent's encoder row and bias are fixed too; otherwise they only start as the reference's."""
+    encoder: str = "free"
+    """A pinned latent's encoder row and bias: the reference's at the start ("free") or throughout ("fixed"), or its own
+    random ones throughout ("random"), as in the sources."""
 
     @property
     def refers(self) -> bool:
@@ -42,7 +45,7 @@ class Objective:
     def fixed(self) -> tuple[int, int]:
         """How many latents, from the first, keep their encoder row and bias, and how many their decoder row."""
         pinned = self.rows if self.name == "pinning" else 0
-        return (pinned if self.encoder else 0), pinned
+        return (0 if self.encoder == "free" else pinned), pinned
 
     def __post_init__(self) -> None:
         require_types(self)
@@ -55,4 +58,6 @@ class Objective:
         require(self.rows >= 0, "rows", self.rows, "a number of latents")
         copies = self.name in ("pinning", "consensus")
         require(copies or self.rows == 0, "rows", self.rows, "0: only pinning and consensus copy latents")
-        require(self.name == "pinning" or not self.encoder, "encoder", True, "False: only pinning fixes encoders")
+        require(self.encoder in ENCODERS, "encoder", self.encoder, f"one of {ENCODERS}")
+        fixes = self.name == "pinning" or self.encoder == "free"
+        require(fixes, "encoder", self.encoder, "'free': only pinning fixes encoders")
