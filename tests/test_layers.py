@@ -11,10 +11,11 @@ import pytest
 FLOORS = [
     "config recipes provenance evidence",
     "stats simulation resampling fitting tasks synthetic text similarity matching metrics consensus orbits "
-    "objectives kernels artifacts shards prefixes",
+    "objectives kernels artifacts shards prefixes pairing knockoffs",
     "models grokking architectures saes formats nulls gate plots",
     "activations engines feed calibration training health",
-    "study comparison contrasts frontier dynamics replication identifiability interventions benches report",
+    "study comparison contrasts frontier dynamics replication identifiability interventions benches report "
+    "ablations sensitivity selection",
 ]
 FLOOR = {f"husai.{name}": floor for floor, names in enumerate(FLOORS) for name in names.split()}
 LIGHT = ["config", "provenance", "evidence", "stats", "gate", "plots"]
