@@ -51,19 +51,35 @@ class Effects:
         return {name: np.log10(np.maximum(values, FLOOR)) for name, values in self.kl.items()}
 
 
-def effects(models: Models, hook: str, studies: Sequence[Study], inputs: int, tau: float = 0.7) -> list[list[Effects]]:
-    """Return what every latent does on at most so many held-out inputs, by model and SAE seed; one study a model.
+def sites(models: Models, hook: str, studies: Sequence[Study], inputs: int) -> list[interventions.Site]:
+    """Return where each model is changed, on at most so many held-out inputs; one study a model.
 
-    Ablation is `interventions.latent_effects`: x - z_j d_j, the reconstruction error left in. ValueError: studies of
-    other models or another hook.
+    ValueError: studies of other models or another hook.
     """
-    require(
-        len(studies) == len(models.seeds), "studies", f"{len(studies)} of them", f"{len(models.seeds)}, one a model"
-    )
+    wanted = f"{len(models.seeds)}, one a model"
+    require(len(studies) == len(models.seeds), "studies", f"{len(studies)} of them", wanted)
+    rows = [interventions.inputs(one.activations, inputs) for one in studies]
+    return [
+        interventions.site(models.select(i), one.activations, hook, at)
+        for i, (one, at) in enumerate(zip(studies, rows, strict=True))
+    ]
+
+
+def spliced(where: Sequence[interventions.Site], studies: Sequence[Study]) -> list[list[float]]:
+    """Return each SAE's share of right answers with its reconstruction in the place of the activation, by model."""
+    pairs = zip(where, studies, strict=True)
+    return [
+        [site.accuracy(interventions.splice(site, one.saes[i])) for i in range(len(one.seeds))] for site, one in pairs
+    ]
+
+
+def effects(where: Sequence[interventions.Site], studies: Sequence[Study], tau: float = 0.7) -> list[list[Effects]]:
+    """Return what every latent does at the site of its model, by model and SAE seed.
+
+    Ablation is `interventions.latent_effects`: x - z_j d_j, the reconstruction error left in.
+    """
     found = []
-    for index, study in enumerate(studies):
-        acts = study.activations
-        site = interventions.site(models.select(index), acts, hook, interventions.inputs(acts, inputs))
+    for site, study in zip(where, studies, strict=True):
         stability = consensus.stability(study.decoders, tau, signed=not study.config.sae.signed)
         found.append([_of(site, study, i, shares) for i, shares in enumerate(stability)])
     return found
@@ -169,6 +185,21 @@ def ranks(found: Sequence[Sequence[Effects]]) -> dict[str, Estimate]:
     return {"causal": across(causal), "rate": across([[one.rate for one in model] for model in found])}
 
 
+def summary(found: Sequence[Sequence[Effects]]) -> dict[str, Estimate]:
+    """Return `contrast` (effect_rated, _sized, _nats, _null, _control), `beyond`, `by_stability` and `ranks` by key.
+
+    `beyond_<null>_<group>`; `kl_at_<stability>`, decimal logarithms; `proxy_causal` and `proxy_rate`.
+    """
+    rows = {"effect_rated": contrast(found), "effect_sized": contrast(found, sized=True)}
+    rows |= {"effect_nats": contrast(found, nats=True), "effect_null": contrast(found, "permuted")}
+    rows["effect_control"] = contrast(found, "planted")
+    for null in ("N0", "N2"):
+        for group in ("stable", "unstable"):
+            rows[f"beyond_{null}_{group}"] = beyond(found, null, group == "stable")
+    rows |= {f"kl_at_{level:.2f}": value for level, value in by_stability(found).items()}
+    return rows | {f"proxy_{name}": value for name, value in ranks(found).items()}
+
+
 class Groups(NamedTuple):
     """The sources' stable and unstable latents: a tenth of all latents of all seeds each, as [seed, latent] rows."""
 
@@ -222,7 +253,7 @@ def as_published(model: Models, hook: str, study: Study, draws: int = 1000) -> d
         drops = [found["accuracy"] - _without(site, study.saes[s], z[s], j) for s, j in ten.tolist()]
         found[f"drop_{name}"] = float(np.mean(drops))
         drawn.append(np.stack([scores[seed, latent][rng.permutation(len(rows))[:10]] for _ in range(draws)]))
-    found["proxy_ratio"] = found["proxy_stable"] / found["proxy_unstable"]
+    found["proxy_ratio"] = found["proxy_stable"] / max(found["proxy_unstable"], FLOOR)  # dead ones score 0
     found["proxy_significant"] = float((distributions.ttest_ind(*drawn, axis=1).pvalue < 0.05).mean())
     return {name: float(value) for name, value in found.items()}
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -62,7 +63,8 @@ def sensitivity(
     where = neighbours[which, torch.arange(len(origins))[:, None]]  # [origins, top, m]
     stays = codes[where, latents[..., None]] > SHARE * values[..., None]
     observed = float(stays.double().mean(-1)[active].mean())
-    above = [(codes[:, at] > SHARE * v).sum(0) for at, v in zip(latents, values, strict=True)]
+    by_latent = codes.T.contiguous()
+    above = [(by_latent[at] > SHARE * v[:, None]).sum(1) for at, v in zip(latents, values, strict=True)]
     chance = float(((torch.stack(above)[active] - 1).double() / (len(codes) - 1)).mean())
     require(chance < 1, "codes", "latents that are active everywhere", "latents that some inputs do not activate")
     return Sensitivity(observed, chance)
@@ -168,10 +170,6 @@ def by_density(study: Study, p: int, origins: int, ks: Sequence[int] = ()) -> li
     return found
 
 
-def difference(
-    first: Sequence[Sequence[Mapping[str, Sensitivity]]], second: Sequence[Sequence[Mapping[str, Sensitivity]]],
-    kinds: tuple[str, str],
-) -> Estimate:  # fmt: skip
-    """Return kappa of the first panels to one kind of neighbours less that of the second to another, SAE by SAE."""
-    pairs = [zip(a, b, strict=True) for a, b in zip(first, second, strict=True)]
-    return pairing.across([[one[kinds[0]].kappa - two[kinds[1]].kappa for one, two in model] for model in pairs])
+def kappas(panels: Sequence[Sequence[Mapping[str, Sensitivity]]], kind: str) -> np.ndarray:
+    """Return kappa of every SAE to one kind of neighbours [models, seeds], from which conditions are told apart."""
+    return np.array([[one[kind].kappa for one in model] for model in panels])

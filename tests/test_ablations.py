@@ -56,6 +56,10 @@ def test_effects_beyond_another_direction_and_by_stability():
     assert ablations.beyond(found, "N2", False).value == pytest.approx(np.log10(2), abs=1e-3)
     assert list(ablations.by_stability(found)) == [0.0, 0.25, 0.5, 1.0]
     assert ablations.ranks(found)["rate"].value == pytest.approx(1)
+    rows = ablations.summary(found)
+    assert rows["effect_sized"].value == pytest.approx(rows["effect_rated"].value), "all are of one size"
+    assert rows["beyond_N2_stable"].value == pytest.approx(np.log10(2), abs=1e-3)
+    assert {"effect_nats", "effect_null", "effect_control", "kl_at_0.25", "proxy_causal"} <= rows.keys()
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +75,10 @@ def trained(tmp_path_factory):
 
 def test_effects_are_those_of_the_interventions(trained):
     models, studies = trained
-    found = ablations.effects(models, HOOK, studies, 160, tau=0.3)
+    where = ablations.sites(models, HOOK, studies, 160)
+    found = ablations.effects(where, studies, tau=0.3)
     assert [len(model) for model in found] == [3, 3, 3]
-    acts = studies[1].activations
-    site = interventions.site(models.select(1), acts, HOOK, interventions.inputs(acts, 160))
+    site = where[1]
     sae, one = studies[1].saes[2], found[1][2]
     z = sae.encode(site.x)[0]
     kept = ((z != 0).sum(0) >= ablations.LEAST) & studies[1].alive[2]
@@ -89,6 +93,8 @@ def test_effects_are_those_of_the_interventions(trained):
     assert one.rate[0] == pytest.approx(float(fires.double().mean()))
     assert one.size[0] == pytest.approx(float(z[fires, latent].mean()), rel=1e-5)
     assert set(one.stability.tolist()) <= {0.0, 0.5, 1.0}
+    rebuilt = site.logits(sae.decode(z[None])[0]).argmax(-1)
+    assert ablations.spliced(where, studies)[1][2] == pytest.approx(float((rebuilt == site.answers).double().mean()))
 
 
 def test_the_sources_groups_are_the_tenths_of_their_score():

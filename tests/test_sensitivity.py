@@ -1,9 +1,11 @@
 """Sensitivity: planted phase features, random features, density, and the sources' neighbours by hand."""
 
+import numpy as np
 import pytest
 import torch
 
-from husai import sensitivity
+from husai import activations, sensitivity, study
+from husai.recipes import converged
 
 P = 29
 ORIGINS = torch.randperm(P * P, generator=torch.Generator().manual_seed(1))[:60]
@@ -69,11 +71,18 @@ def test_the_threshold_is_a_share_of_the_value_at_the_origin_and_small_values_do
         sensitivity.sensitivity(codes[:, 1:], origins, sensitivity.steps(P, origins)[None])
 
 
-def test_differences_are_taken_sae_by_sae():
-    def one(x: float) -> dict[str, sensitivity.Sensitivity]:
-        return {"phase": sensitivity.Sensitivity(x, 0.2), "number": sensitivity.Sensitivity(0.2, 0.2)}
+def test_panels_of_saes_become_tables_and_estimates():
+    panels = [[{"phase": sensitivity.Sensitivity(x, 0.2)} for x in (0.6, 0.7, 0.8)]]
+    assert sensitivity.kappas(panels, "phase") == pytest.approx(np.array([[0.5, 0.625, 0.75]]))
+    found = sensitivity.estimates(panels, "phase")
+    assert found["gap"].value == pytest.approx(0.5) and found["kappa"].value == pytest.approx(0.625)
 
-    panels = [[one(0.6), one(0.7), one(0.8)]]
-    found = sensitivity.difference(panels, panels, ("phase", "number"))
-    assert found.value == pytest.approx(0.5 / 0.8)
-    assert sensitivity.estimates(panels, "phase")["gap"].value == pytest.approx(0.5)
+
+def test_a_denser_code_of_the_same_sae_is_more_sensitive_and_no_more_beyond_chance():
+    noise = activations.split(torch.randn(P * P, 16), seed=0, name="noise")
+    one = study.run({"x": (noise, converged(32, 4, 64))}, [100, 101, 102])["x"]
+    thin, dense = sensitivity.by_density(one, P, 60, ks=(2, 16))
+    assert [row["density"].value for row in (thin, dense)] == pytest.approx([2 / 32, 0.5], abs=0.02)
+    assert dense["sensitivity"].value > thin["sensitivity"].value + 0.3
+    assert abs(thin["kappa"].value) < 0.05 and abs(dense["kappa"].value) < 0.05
+    assert sensitivity.by_density(one, P, 60)[0]["density"].value == pytest.approx(4 / 32, abs=0.02)
