@@ -10,11 +10,11 @@ import pytest
 
 FLOORS = [
     "config recipes provenance evidence",
-    "stats simulation resampling fitting tasks synthetic text similarity matching metrics consensus orbits "
+    "stats groups selection simulation resampling fitting tasks synthetic text similarity matching metrics consensus orbits "
     "objectives kernels artifacts shards prefixes",
     "models grokking architectures saes formats nulls gate plots",
     "activations engines feed coupling calibration training health",
-    "study comparison contrasts frontier dynamics replication identifiability interventions benches report",
+    "study comparison contrasts pulls frontier dynamics replication identifiability interventions benches report",
 ]
 FLOOR = {f"husai.{name}": floor for floor, names in enumerate(FLOORS) for name in names.split()}
 LIGHT = ["config", "provenance", "evidence", "stats", "gate", "plots"]
