@@ -5,7 +5,7 @@ from collections.abc import Hashable, Mapping, Sequence
 import numpy as np
 
 from husai import contrasts, groups, metrics, nulls, objectives, resampling, saes, stats
-from husai.comparison import at_equal_counts, summarise
+from husai.comparison import at_equal_counts, compare, summarise
 from husai.config import require
 from husai.evidence import Estimate
 from husai.saes import SAEBatch
@@ -19,13 +19,13 @@ COST = 0.01
 def swept(studies: Mapping[float, Study], reference: SAEBatch) -> dict[float, dict[str, Estimate | float]]:
     """Return the sources' table of a sweep over weights, 0 among them; `reference` is one SAE, scored among the seeds.
 
-    All latents. Of the seeds and the reference: `trained`, their agreement; `gap`, beyond random matrices; `bound`, the
-    gap's conservative lower bound; `explained`, the variance as the sources define it; `gain_pairs`, agreement less that
-    without the pull, pairs resampled as if independent. Of the seeds alone: `alignment`, the mean |cos| of a latent with
-    its nearest row of the reference; `gain`, agreement less that without the pull, paired by seed; `drop`, explained
-    variance without the pull less that with it. ValueError: no weight of 0, not one reference, other seeds.
+    All latents. Of the seeds and the reference: `trained`, their agreement; `gap`, beyond random matrices; `bound`,
+    the gap's conservative lower bound; `explained`, the variance as the sources define it; `gain_pairs`, agreement
+    less that without the pull, pairs resampled as if independent. Of the seeds alone: `alignment`, the mean |cos| of a
+    latent with its nearest row of the reference; `gain`, agreement less that without the pull, paired by seed; `drop`,
+    explained variance without the pull less that with it. ValueError: no weight of 0, not one reference, other seeds.
     """
-    require(0 in studies, "studies", sorted(studies), "a weight of 0 among them")
+    require(0 in studies, "studies", list(studies), "a weight of 0 among them")
     require(len(reference) == 1, "reference", f"{len(reference)} SAEs", "one")
     plain = studies[0]
     without, before = _among(plain, reference), _explained(plain)
@@ -53,21 +53,21 @@ def swept(studies: Mapping[float, Study], reference: SAEBatch) -> dict[float, di
 
 def candidates(table: Mapping[float, Mapping[str, Estimate | float]]) -> list[Candidate]:
     """Return what the sources' rules (`husai.selection`) look at, of a table of `swept`; nothing external was run."""
-    base = _value(table[0]["explained"])
-    return [
-        Candidate(w, _value(row["gap"]), _value(row["bound"]), base - _value(row["explained"]), _value(row["alignment"]))
-        for w, row in table.items()
-    ]
+    base, names = _value(table[0]["explained"]), ("gap", "bound", "explained", "alignment")
+    rows = {weight: [_value(row[name]) for name in names] for weight, row in table.items()}
+    return [Candidate(w, gap, bound, base - kept, near) for w, (gap, bound, kept, near) in rows.items()]
 
 
-def affordable(studies: Mapping[float, Study], most: float = COST) -> float:
-    """Return the largest weight whose mean held-out FVU is at most `most` above that of weight 0.
+def affordable(studies: Mapping[float, Study], most: float = COST) -> tuple[float, bool]:
+    """Return the largest weight whose mean held-out FVU is at most `most` above that of weight 0, and True.
 
-    Agreement does not enter the choice. ValueError: no weight of 0.
+    Agreement does not enter the choice. Where no weight above 0 is as cheap: the smallest one, and False. ValueError:
+    no weight of 0, or none above it.
     """
-    require(0 in studies, "studies", sorted(studies), "a weight of 0 among them")
+    require(0 in studies and len(studies) > 1, "studies", list(studies), "a weight of 0 and others")
     fvu = {weight: study.quality["fvu"].value for weight, study in studies.items()}
-    return max(weight for weight, value in fvu.items() if value <= fvu[0] + most)
+    cheap = [weight for weight, value in fvu.items() if weight and value <= fvu[0] + most]
+    return (max(cheap), True) if cheap else (min(weight for weight in fvu if weight), False)
 
 
 def grouped(
@@ -78,8 +78,9 @@ def grouped(
     `names` says each seed's group; `plain` holds the same seeds without the pull. `within`, `between` and
     `registration` (their difference) as `groups.agreement`; `within_gain` and `between_gain` are the changes that the
     pull made, paired by seed, at equal alive counts unless `latents="all"`; `drift` is how much of the between-group
-    change came with the last doubling of the steps, `steady` whether that is within `contrasts.STEADY`. In one model.
-    ValueError: other seeds, no checkpoint half-way, and as `groups.agreement`.
+    change came with the last doubling of the steps, `steady` whether that is within `contrasts.STEADY`; `null` is what
+    directions with the covariance of the activations score (N2). In one model. ValueError: other seeds, no checkpoint
+    half-way, and as `groups.agreement`.
     """
     require(study.seeds == plain.seeds, "plain: seeds", plain.seeds, f"{study.seeds}")
     now = groups.agreement(study.scores("mean_max_cosine", latents), names)
@@ -87,7 +88,16 @@ def grouped(
     half = [one.stopped(one.config.steps // 2) for one in (study, plain)]
     drift = change.between.value - groups.agreement(_change(*half, latents), names).between.value
     found = {**now._asdict(), "within_gain": change.within, "between_gain": change.between}
+    found |= {"null": compare([study], "N2", latents=latents).null_score}
     return {**found, "drift": drift, "steady": abs(drift) < contrasts.STEADY}
+
+
+def regrouped(
+    studies: Mapping[float, Study], names: Sequence[Hashable], *, latents: str = "alive"
+) -> dict[float, dict[str, Estimate | float | bool]]:
+    """Return `grouped` of every weight against that of 0. ValueError: no weight of 0, and as `grouped`."""
+    require(0 in studies, "studies", list(studies), "a weight of 0 among them")
+    return {weight: grouped(study, studies[0], names, latents=latents) for weight, study in studies.items()}
 
 
 def _change(study: Study, plain: Study, latents: str) -> np.ndarray:

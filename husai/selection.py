@@ -107,3 +107,8 @@ def accepted(one: Candidate, require_external: bool = False) -> bool:
     The sources' default lets a weight pass that no benchmark has seen.
     """
     return set(gates(one).values()) <= ({"pass"} if require_external else {"pass", "not run"})
+
+
+def outcome(one: Candidate) -> dict[str, float | bool]:
+    """Return the chosen weight, and whether it is accepted by default and where external evaluations are required."""
+    return {"choice": one.weight, "accepted": accepted(one), "accepted_if_required": accepted(one, True)}

@@ -10,8 +10,8 @@ import pytest
 
 FLOORS = [
     "config recipes provenance evidence",
-    "stats groups selection simulation resampling fitting tasks synthetic text similarity matching metrics consensus orbits "
-    "objectives kernels artifacts shards prefixes",
+    "stats groups selection simulation resampling fitting tasks synthetic text similarity matching metrics consensus "
+    "orbits objectives kernels artifacts shards prefixes",
     "models grokking architectures saes formats nulls gate plots",
     "activations engines feed coupling calibration training health",
     "study comparison contrasts pulls frontier dynamics replication identifiability interventions benches report",
