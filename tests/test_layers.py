@@ -11,12 +11,11 @@ import pytest
 FLOORS = [
     "config recipes provenance evidence",
     "stats simulation resampling fitting tasks synthetic text similarity matching metrics consensus orbits "
-    "objectives kernels artifacts shards prefixes fourier pairing knockoffs groups selection",
+    "objectives kernels artifacts shards prefixes fourier pairing knockoffs groups rules",
     "models grokking architectures saes formats nulls gate plots unmatched plants",
     "activations engines feed coupling calibration training health",
     "study comparison contrasts frontier dynamics replication identifiability interventions benches report "
-    "circuits ranks effects consistency subspaces fates partners pinning ablations sensitivity selection pulls "
-    "rules",
+    "circuits ranks effects consistency subspaces fates partners pinning ablations sensitivity selection pulls",
 ]
 FLOOR = {f"husai.{name}": floor for floor, names in enumerate(FLOORS) for name in names.split()}
 LIGHT = ["config", "provenance", "evidence", "stats", "gate", "plots"]
