@@ -66,7 +66,7 @@ def covariance_root(acts: Float[Tensor, "inputs d"]) -> Float[Tensor, "d d"]:
 
 
 def coloured(root: Float[Tensor, "d d"], n: int, seed: int) -> Float[Tensor, "n d"]:
-    """Return the draw of `covariance_matched` from a root that is computed once for many draws; n below 1: ValueError."""
+    """Return the draw of `covariance_matched` from a root that many draws share; ValueError: n below 1."""
     require(n >= 1, "n", n, "at least 1 row")
     noise = torch.randn(n, len(root), generator=generator(seed, "nulls/covariance"), dtype=root.dtype)
     return unit_rows(noise @ root)
