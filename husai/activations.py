@@ -1,6 +1,7 @@
 """What SAEs are trained on: a model's activations at one hook, with their own train / held-out split."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from husai import nulls, shards
 from husai.config import TaskConfig, require
-from husai.models import Models, initialise
+from husai.models import Models, initialise, predict
 from husai.shards import Shards
 from husai.tasks import generator, sequences
 
@@ -94,10 +95,13 @@ def split(
 def collect(models: Models, hook: str, position: int | None = None) -> list[Activations]:
     """Return the activations of all sequences at one hook and position (default: the read-out), one entry a model seed.
 
-    Raises ValueError when the model has no such hook.
+    A model's are the same bytes, whichever others stand beside it. Raises ValueError when the model has no such hook.
     """
-    values = torch.cat(list(_batches(models, hook, position)), 1)
-    return [split(values[i], seed, _name(models.task, seed, hook, position)) for i, seed in enumerate(models.seeds)]
+    found = []
+    for i, seed in enumerate(models.seeds):
+        values = torch.cat([batch[0] for batch in _batches(models.select(i), hook, position)])
+        found.append(split(values, seed, _name(models.task, seed, hook, position)))
+    return found
 
 
 def extract(
@@ -127,6 +131,12 @@ def _batches(models: Models, hook: str, position: int | None) -> Iterator[Float[
     """Yield the activations of all sequences at one hook and position, 2048 at a time."""
     data = sequences(models.task)
     position = data.position if position is None else position
+    blocks = [f"blocks.{layer}.hook_resid_post" for layer in range(models.config.n_layers)]
+    if hook in blocks:
+        ended = _until(models, blocks.index(hook))
+        for tokens in data.tokens.split(2048):
+            yield predict(ended.parameters, tokens, ended.config, position)
+        return
     seen: list[str] = []
     kept: list[Tensor] = []
 
@@ -139,6 +149,13 @@ def _batches(models: Models, hook: str, position: int | None) -> Iterator[Float[
         models.logits(tokens, hooks=keep)
         require(bool(kept), "hook", hook, f"one of {sorted(set(seen))}")
         yield kept.pop()
+
+
+def _until(models: Models, layer: int) -> Models:
+    """Return models that end with a block: their logits are the residual stream after it, and no more is computed."""
+    unembedding = torch.eye(models.config.d_model).repeat(len(models.seeds), 1, 1)
+    parameters = {**models.parameters, "unembed.W_U": unembedding}
+    return models._replace(config=replace(models.config, n_layers=layer + 1), parameters=parameters)
 
 
 def arms(models: Models, hook: str) -> dict[str, list[Activations]]:

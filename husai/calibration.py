@@ -16,7 +16,7 @@ from husai.shards import Shards
 from husai.similarity import unit_rows
 from husai.tasks import generator
 
-CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
 SEEDS = (-1, -2)
 """SAEs that are trained to choose k and never evaluated."""
 STEPS = 1024

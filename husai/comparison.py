@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -187,13 +188,14 @@ def drawn(study: Study, null: str, latents: str = "alive") -> list[Tensor]:
     """Return one dictionary a seed of an untrained null, with as many rows as that seed has (alive) latents."""
     acts = study.activations
     require(len(acts.values.shape) == 2, "null", null, "a trained null: drawn dictionaries are for one layer")
-    draws: dict[str, Callable[[int, int], Tensor]] = {
-        "N0": lambda n, seed: nulls.isotropic(n, acts.values.shape[-1], seed),
-        "N2": lambda n, seed: nulls.covariance_matched(in_memory(acts.fit), n, seed),
-        "N3": lambda n, seed: nulls.data_atoms(in_memory(acts.fit), n, seed),
+    draws: dict[str, Callable[[], Callable[[int, int], Tensor]]] = {
+        "N0": lambda: lambda n, seed: nulls.isotropic(n, acts.values.shape[-1], seed),
+        "N2": lambda: partial(nulls.coloured, nulls.covariance_root(in_memory(acts.fit))),
+        "N3": lambda: partial(nulls.data_atoms, in_memory(acts.fit)),
     }
     require(null in draws, "null", null, f"one of {sorted(draws)}, or the studies of a trained null")
+    draw = draws[null]()  # what the seeds have in common is computed once
     return [
-        draws[null](int(kept.sum()), seed)
+        draw(int(kept.sum()), seed)
         for kept, seed in zip(study.mask(latents), study.seeds, strict=True)
     ]

@@ -52,10 +52,22 @@ def covariance_matched(acts: Float[Tensor, "inputs d"], n: int, seed: int) -> Fl
 
     ValueError: n below 1, NaN or Inf, activations that do not vary.
     """
-    require(n >= 1, "n", n, "at least 1 row")
+    return coloured(covariance_root(acts), n, seed)
+
+
+def covariance_root(acts: Float[Tensor, "inputs d"]) -> Float[Tensor, "d d"]:
+    """Return Sigma^(1/2), the symmetric root of the centred covariance.
+
+    ValueError: NaN or Inf, activations that do not vary.
+    """
     centred = centre(acts)
     variances, axes = torch.linalg.eigh(centred.T @ centred / len(acts))
-    root = axes * variances.clamp(min=0).sqrt() @ axes.T
+    return axes * variances.clamp(min=0).sqrt() @ axes.T
+
+
+def coloured(root: Float[Tensor, "d d"], n: int, seed: int) -> Float[Tensor, "n d"]:
+    """Return the draw of `covariance_matched` from a root that many draws share; ValueError: n below 1."""
+    require(n >= 1, "n", n, "at least 1 row")
     noise = torch.randn(n, len(root), generator=generator(seed, "nulls/covariance"), dtype=root.dtype)
     return unit_rows(noise @ root)
 

@@ -25,6 +25,20 @@ def test_collected_rows_give_the_models_own_logits():
         assert torch.allclose(logits, three.logits(sequences(TASK).tokens)[index], atol=1e-5)
 
 
+@pytest.mark.parametrize("position", [1, 3, None])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_the_stream_after_a_block_is_what_the_whole_model_has_there(layer, position):
+    """Collected from a model that ends there, at one position; and no bytes depend on the other models."""
+    three, data, hook = model(), sequences(TASK), f"blocks.{layer}.hook_resid_post"
+    seen = {}
+    three.logits(data.tokens, hooks=lambda name, value: seen.update({name: value.clone()}))
+    found = activations.collect(three, hook, position)
+    for index, acts in enumerate(found):
+        wanted = seen[hook][index, :, data.position if position is None else position]
+        assert torch.allclose(acts.values, wanted, atol=1e-5)
+        assert torch.equal(activations.collect(three.select(index), hook, position)[0].values, acts.values)
+
+
 def test_embedding_hook_at_a_position_is_that_tokens_row():
     three, data = model(), sequences(TASK)
     acts = activations.collect(three, "hook_embed", position=3)[1]
