@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from husai import ablations, activations, grokking, interventions, study
+from husai import ablations, activations, grokking, study
 from husai.ablations import Effects
 from husai.recipes import converged, published
 
