@@ -132,7 +132,8 @@ def rest(study: Study, plain: Study) -> dict[str, Estimate | float]:
     }
     found = {"score": ours, "counterpart": theirs} | {null: score_matrix(METRIC, x) for null, x in chance.items()}
     gain = stats.difference(ours, theirs)
-    return {name: stats.pairwise(x) for name, x in found.items()} | {"gain": gain, "count": float(np.mean(counts))}
+    scores: dict[str, Estimate | float] = {name: stats.pairwise(x) for name, x in found.items()}
+    return scores | {"gain": gain, "count": float(np.mean(counts))}
 
 
 def recovered(study: Study, plain: Study, atoms: Float[Tensor, "atoms d_model"]) -> dict[str, Estimate]:

@@ -178,12 +178,12 @@ def by_activity(saes: SAEBatch, x: Float[Tensor, "n d_in"]) -> SAEBatch:
     name = saes.config.architecture
     require(name in ("topk", "relu"), "architecture", name, "topk or relu, whose latents can change places")
     order = saes.firing(x).argsort(dim=1, descending=True, stable=True)
-    rows = {
-        "W_enc": saes.W_enc.take_along_dim(order[:, None], 2),
-        "b_enc": saes.b_enc.take_along_dim(order, 1),
-        "W_dec": saes.W_dec.take_along_dim(order[..., None], 1),
-    }
-    return replace(saes, **rows)
+    return replace(
+        saes,
+        W_enc=saes.W_enc.take_along_dim(order[:, None], 2),
+        b_enc=saes.b_enc.take_along_dim(order, 1),
+        W_dec=saes.W_dec.take_along_dim(order[..., None], 1),
+    )
 
 
 def save(saes: SAEBatch, folder: Path) -> None:
