@@ -1,11 +1,11 @@
 """Two conditions against each other: how much more the seeds of one agree than those of the other."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import torch
 
-from husai import resampling
+from husai import groups, resampling
 from husai.comparison import Comparison, at_equal_counts, drawn, summarise
 from husai.config import require
 from husai.evidence import Estimate
@@ -24,16 +24,33 @@ def contrast(
     `summarise`d. k, width and recipe may differ. Taken at equal alive counts, the rarest latents of the side that has
     more being dropped; `latents="all"` keeps all. ValueError: other models, SAE seeds or activations.
     """
-    require(latents in ("alive", "all"), "latents", latents, "'alive' or 'all'")
     require(len(first) == len(second) != 2, "second", f"{len(second)} models", f"those of first, {len(first)}; not two")
     for a, b in zip(first, second, strict=True):
         require(a.seeds == b.seeds, "second: seeds", b.seeds, f"those of first, {a.seeds}")
         require(torch.equal(a.activations.mean, b.activations.mean), "second", "other activations", "those of first")
-    if latents == "all":
-        matched, other = (np.stack([study.scores(metric, "all") for study in side]) for side in (first, second))
-    else:
-        matched, other = at_equal_counts(first, second, metric)
-    return summarise(matched - other)
+    return summarise(_changes(first, second, metric, latents))
+
+
+def over_groups(
+    study: Study,
+    base: Study,
+    names: Sequence[Hashable],
+    metric: str = "mean_max_cosine",
+    *,
+    latents: str = "alive",
+) -> dict[str, Estimate | float | bool]:
+    """Return how much more seeds agree than the same seeds of `base`, `within` and `between` groups of seeds.
+
+    `names` says each seed's group: `groups.agreement` of the `contrast`, paired seed by seed. `drift` is what the
+    change between groups gained over the last doubling of the steps, `steady` whether it is within `STEADY`. In one
+    model. ValueError: other seeds, no checkpoint half-way, and as `groups.agreement`.
+    """
+    require(base.seeds == study.seeds, "base: seeds", base.seeds, f"those of the study, {study.seeds}")
+    half = [one.stopped(one.config.steps // 2) for one in (study, base)]
+    sides = ([study], [base]), ([half[0]], [half[1]])
+    now, then = (groups.agreement(_changes(*side, metric, latents)[0], names) for side in sides)
+    drift = now.between.value - then.between.value
+    return {"within": now.within, "between": now.between, "drift": drift, "steady": abs(drift) < STEADY}
 
 
 def difference(a: Comparison, b: Comparison) -> Estimate:
@@ -88,3 +105,12 @@ def _sides(study: Study, other: Study | None, metric: str) -> tuple[np.ndarray, 
     require(other is None or other.seeds == study.seeds, "other: seeds", other and other.seeds, f"{study.seeds}")
     chance = other.scores(metric, "all") if other else score_matrix(metric, drawn(study, "N0", "all"))
     return study.scores(metric, "all"), chance
+
+
+def _changes(first: Sequence[Study], second: Sequence[Study], metric: str, latents: str) -> np.ndarray:
+    """Return the scores of one side less those of the other [models, S, S], at equal alive counts or of all latents."""
+    require(latents in ("alive", "all"), "latents", latents, "'alive' or 'all'")
+    if latents == "alive":
+        matched, other = at_equal_counts(first, second, metric)
+        return matched - other
+    return np.stack([a.scores(metric, "all") - b.scores(metric, "all") for a, b in zip(first, second, strict=True)])

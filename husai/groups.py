@@ -57,3 +57,12 @@ def agreement(matrix: ArrayLike, groups: Sequence[Hashable]) -> Agreement:
     method = "jackknife over groups"
     values = (stats.t_interval(part, method, "") for part in (within, between, within - between))
     return Agreement(*values)
+
+
+def neighbours(seeds: Sequence[int], size: int) -> list[int]:
+    """Return each seed's group where neighbours in the list form groups of one size, as `Objective.group` has it.
+
+    ValueError: seeds that do not fill their groups.
+    """
+    require(size >= 1 and len(seeds) % size == 0, "seeds", f"{len(seeds)} seeds", f"whole groups of {size}")
+    return [index // size for index in range(len(seeds))]

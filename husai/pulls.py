@@ -5,11 +5,11 @@ from collections.abc import Hashable, Mapping, Sequence
 import numpy as np
 
 from husai import contrasts, groups, metrics, nulls, objectives, resampling, saes, stats
-from husai.comparison import at_equal_counts, compare, summarise
+from husai.comparison import compare, summarise
 from husai.config import require
 from husai.evidence import Estimate
-from husai.saes import SAEBatch
 from husai.rules import Candidate
+from husai.saes import SAEBatch
 from husai.study import Study, score_matrix
 
 COST = 0.01
@@ -82,14 +82,11 @@ def grouped(
     directions with the covariance of the activations score (N2). In one model. ValueError: other seeds, no checkpoint
     half-way, and as `groups.agreement`.
     """
-    require(study.seeds == plain.seeds, "plain: seeds", plain.seeds, f"{study.seeds}")
-    now = groups.agreement(study.scores("mean_max_cosine", latents), names)
-    change = groups.agreement(_change(study, plain, latents), names)
-    half = [one.stopped(one.config.steps // 2) for one in (study, plain)]
-    drift = change.between.value - groups.agreement(_change(*half, latents), names).between.value
-    found = {**now._asdict(), "within_gain": change.within, "between_gain": change.between}
-    found |= {"null": compare([study], "N2", latents=latents).null_score}
-    return {**found, "drift": drift, "steady": abs(drift) < contrasts.STEADY}
+    found = groups.agreement(study.scores("mean_max_cosine", latents), names)._asdict()
+    change = contrasts.over_groups(study, plain, names, latents=latents)
+    found |= {"within_gain": change["within"], "between_gain": change["between"]}
+    null = compare([study], "N2", latents=latents).null_score
+    return found | {"drift": change["drift"], "steady": change["steady"], "null": null}
 
 
 def regrouped(
@@ -98,13 +95,6 @@ def regrouped(
     """Return `grouped` of every weight against that of 0. ValueError: no weight of 0, and as `grouped`."""
     require(0 in studies, "studies", list(studies), "a weight of 0 among them")
     return {weight: grouped(study, studies[0], names, latents=latents) for weight, study in studies.items()}
-
-
-def _change(study: Study, plain: Study, latents: str) -> np.ndarray:
-    if latents == "all":
-        return study.scores("mean_max_cosine", "all") - plain.scores("mean_max_cosine", "all")
-    pulled, free = at_equal_counts([study], [plain], "mean_max_cosine")
-    return pulled[0] - free[0]
 
 
 def _among(study: Study, reference: SAEBatch) -> np.ndarray:

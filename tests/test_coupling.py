@@ -36,9 +36,8 @@ def test_a_weight_of_zero_trains_the_plain_sae(reference):
 @pytest.mark.parametrize("name", ["alignment", "assignment"])
 def test_each_seed_comes_nearer_to_its_own_reference(name, reference):
     plain, pulled = train(Objective()), train(Objective(name, 3.0), reference)
-    assert all(
-        b > a + 0.05 for a, b in zip(to_reference(plain, reference), to_reference(pulled, reference), strict=True)
-    )
+    before, after = to_reference(plain, reference), to_reference(pulled, reference)
+    assert all(b > a + 0.05 for a, b in zip(before, after, strict=True))
     swapped = saes.stack([reference[1], reference[0]])
     assert all(own > other for own, other in zip(after, to_reference(pulled, swapped), strict=True))
     assert pulled.log[-1]["objective"][0] < pulled.log[0].get("objective", [1.0])[0]

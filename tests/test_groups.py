@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from husai import groups, stats
+from husai import activations, contrasts, groups, stats, study
+from husai.config import Objective, SAEConfig, TrainConfig
+from husai.tasks import sparse_dictionary
 
 NAMES = list("aabbcc")
 
@@ -71,3 +73,24 @@ def test_seeds_alone_in_their_group_have_scores_between_groups_only():
 def test_too_few_groups_and_missing_names_are_refused(names, message):
     with pytest.raises(ValueError, match=message):
         groups.agreement(np.ones((4, 4)), names)
+
+
+def test_training_together_lifts_partners_and_leaves_strangers():
+    data = activations.split(sparse_dictionary(16, 32, 3, 2000, seed=0).activations, 0)
+    plain = TrainConfig(SAEConfig("topk", 40, 3), steps=60, batch_size=64)
+    joint = TrainConfig(plain.sae, steps=60, batch_size=64, objective=Objective("contrastive", 3.0))
+    found = study.run({"plain": (data, plain), "joint": (data, joint)}, list(range(6)))
+    pairs = groups.neighbours(range(6), 2)
+    for latents in ("alive", "all"):
+        gain = contrasts.over_groups(found["joint"], found["plain"], pairs, latents=latents)
+        assert gain["within"].low > 0.05 and abs(gain["between"].value) < 0.05 and isinstance(gain["steady"], bool)
+    none = contrasts.over_groups(found["plain"], found["plain"], pairs)
+    assert none["within"].value == 0 and none["between"].value == 0 and none["steady"]
+    with pytest.raises(ValueError, match="latents is 'dead'"):
+        contrasts.over_groups(found["joint"], found["plain"], pairs, latents="dead")
+
+
+def test_neighbours_fill_groups_of_one_size():
+    assert groups.neighbours([5, 3, 8, 1], 2) == [0, 0, 1, 1]
+    with pytest.raises(ValueError, match="whole groups of 2"):
+        groups.neighbours([1, 2, 3], 2)

@@ -93,5 +93,5 @@ def test_a_sweep_without_a_weight_of_zero_or_with_two_references_is_refused(foun
         pulls.affordable({1.0: found["one"][1.0]})
     with pytest.raises(ValueError, match="wanted one"):
         pulls.swept(found["one"], found["references"])
-    with pytest.raises(ValueError, match="plain: seeds"):
+    with pytest.raises(ValueError, match="base: seeds"):
         pulls.grouped(found["one"][0.0], replace(found["one"][0.0], seeds=(1, 2, 3, 4, 5, 6)), NAMES)
