@@ -60,8 +60,8 @@ class Project:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text if name == "index" else f"---\norphan: true\n---\n\n{text}")
         settings = {
-            "extensions": ["myst_parser", "results", "measured", "offline"], "html_theme": "basic", "nitpicky": True,
-            "exclude_patterns": ["results"],
+            "extensions": ["myst_parser", "results", "measured", "forest", "offline"],
+            "html_theme": "basic", "nitpicky": True, "exclude_patterns": ["results"],
         }  # fmt: skip
         with open(self.output.parent / "warnings", "w+") as stream, patch_docutils(), docutils_namespace():
             places = [self.source, None, self.output, self.output / ".doctrees"]
@@ -150,6 +150,15 @@ def test_missing_result_warns_and_names_it(project: Project, role: str, wanted: 
 # --- {verdict}, {claims}, {scoreboard} ------------------------------------------------------------------------------
 
 VERDICT = "# T\n\n```{verdict} P1\n:expect: %s\n\nWords that rest on it.\n```\n"
+
+
+def test_a_forest_draws_stored_estimates_and_its_caption(project: Project) -> None:
+    text = "```{forest} gain\n:name: 50_x\n:zero: 0\n:alt: one row\n\n# Group\nfeatures | 22:gap\n\nThe *caption*.\n```"
+    page, warnings = project.build(f"# T\n\n{text}\n")
+    assert warnings == "" and 'alt="one row"' in page and "<em>caption</em>" in page
+    assert (project.source / "figures/50_x.svg").read_text().startswith("<?xml")
+    page, warnings = project.build("# T\n\n" + text.replace("22:gap", "22:steps"))
+    assert "no estimate of that name" in warnings and "50_x" not in page
 
 
 def test_verdict_shows_statement_words_and_judgement(project: Project) -> None:
