@@ -22,8 +22,9 @@ def swept(studies: Mapping[float, Study], reference: SAEBatch) -> dict[float, di
     All latents. Of the seeds and the reference: `trained`, their agreement; `gap`, beyond random matrices; `bound`,
     the gap's conservative lower bound; `explained`, the variance as the sources define it; `gain_pairs`, agreement
     less that without the pull, pairs resampled as if independent. Of the seeds alone: `alignment`, the mean |cos| of a
-    latent with its nearest row of the reference; `gain`, agreement less that without the pull, paired by seed; `drop`,
-    explained variance without the pull less that with it. ValueError: no weight of 0, not one reference, other seeds.
+    latent with its nearest row of the reference; `gain`, agreement less that without the pull, paired by seed;
+    `gain_alive`, that of latents that fire; `drop`, explained variance without the pull less that with it.
+    ValueError: no weight of 0, not one reference, other seeds.
     """
     require(0 in studies, "studies", list(studies), "a weight of 0 among them")
     require(len(reference) == 1, "reference", f"{len(reference)} SAEs", "one")
@@ -46,6 +47,7 @@ def swept(studies: Mapping[float, Study], reference: SAEBatch) -> dict[float, di
             "alignment": stats.mean((1 - away).tolist()),
             "gain_pairs": resampling.pair_bootstrap(matrix, without),
             "gain": contrasts.contrast([study], [plain], latents="all"),
+            "gain_alive": contrasts.contrast([study], [plain]),
             "drop": stats.difference(before, explained),
         }
     return table
@@ -85,8 +87,8 @@ def grouped(
     require(study.seeds == plain.seeds, "plain: seeds", plain.seeds, f"{study.seeds}")
     now = groups.agreement(study.scores("mean_max_cosine", latents), names)
     change = groups.agreement(_change(study, plain, latents), names)
-    half = [one.stopped(one.config.steps // 2) for one in (study, plain)]
-    drift = change.between.value - groups.agreement(_change(*half, latents), names).between.value
+    then, free = (one.stopped(one.config.steps // 2) for one in (study, plain))
+    drift = change.between.value - groups.agreement(_change(then, free, latents), names).between.value
     found = {**now._asdict(), "within_gain": change.within, "between_gain": change.between}
     found |= {"null": compare([study], "N2", latents=latents).null_score}
     return {**found, "drift": drift, "steady": abs(drift) < contrasts.STEADY}
