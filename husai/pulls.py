@@ -22,8 +22,9 @@ def swept(studies: Mapping[float, Study], reference: SAEBatch) -> dict[float, di
     All latents. Of the seeds and the reference: `trained`, their agreement; `gap`, beyond random matrices; `bound`,
     the gap's conservative lower bound; `explained`, the variance as the sources define it; `gain_pairs`, agreement
     less that without the pull, pairs resampled as if independent. Of the seeds alone: `alignment`, the mean |cos| of a
-    latent with its nearest row of the reference; `gain`, agreement less that without the pull, paired by seed; `drop`,
-    explained variance without the pull less that with it. ValueError: no weight of 0, not one reference, other seeds.
+    latent with its nearest row of the reference; `gain`, agreement less that without the pull, paired by seed;
+    `gain_alive`, that of latents that fire; `drop`, explained variance without the pull less that with it.
+    ValueError: no weight of 0, not one reference, other seeds.
     """
     require(0 in studies, "studies", list(studies), "a weight of 0 among them")
     require(len(reference) == 1, "reference", f"{len(reference)} SAEs", "one")
@@ -46,6 +47,7 @@ def swept(studies: Mapping[float, Study], reference: SAEBatch) -> dict[float, di
             "alignment": stats.mean((1 - away).tolist()),
             "gain_pairs": resampling.pair_bootstrap(matrix, without),
             "gain": contrasts.contrast([study], [plain], latents="all"),
+            "gain_alive": contrasts.contrast([study], [plain]),
             "drop": stats.difference(before, explained),
         }
     return table
