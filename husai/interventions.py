@@ -157,8 +157,7 @@ def latent_effects(site: Site, sae: SAEBatch) -> LatentEffects:
     clean = site.clean.double().log_softmax(-1)
     for latent, at, logits in _ablated(site, sae, None):
         without, before = logits.double().log_softmax(-1), clean[at]
-        right = site.answers[at, None]
-        rise = (before - without).gather(1, right)[:, 0]
+        rise = (before - without).gather(1, site.answers[at, None])[:, 0]
         kl = (before.exp() * (before - without)).sum(1)
         for row, values in zip(sums, (torch.ones_like(rise), kl, rise), strict=True):
             row.index_add_(0, latent, values)
@@ -296,4 +295,5 @@ def _levels(site: Site) -> dict[str, float]:
 
 def _recovered(levels: dict[str, float], what: str, entropy: float) -> float:
     """Return (CE_ablate - CE) / (CE_ablate - CE_clean)."""
-    return (levels[f"{what}_cross_entropy"] - entropy) / (levels[f"{what}_cross_entropy"] - levels["clean_cross_entropy"])
+    ablated, clean = (levels[f"{name}_cross_entropy"] for name in (what, "clean"))
+    return (ablated - entropy) / (ablated - clean)
