@@ -71,7 +71,7 @@ class Effects(NamedTuple):
         for (i, j), m in matches(self.directions).items():
             columns = m.columns.roll(int(shuffled))
             decoder.append((self.directions[i][m.rows] * self.directions[j][columns]).sum(1))
-            effect.append((self.profiles[i][m.rows] * self.profiles[j][columns]).sum(1))
+            effect.append((self.profiles[i] @ self.profiles[j].T)[m.rows, columns])  # nothing is copied
         return Agreement(tuple(decoder), tuple(effect))
 
 
@@ -152,15 +152,19 @@ def with_partners(site: Site, effects: Effects, others: Float[Tensor, "pool d_mo
 
 
 def steering(
-    sites: Sequence[Site], studies: Sequence[Study], doses: Sequence[float]
+    sites: Sequence[Site], studies: Sequence[Study], doses: Sequence[float], at: float = 1.0
 ) -> dict[float, dict[str, list[Agreement]]]:
     """Return at every dose how alike matched features of two seeds steer, and their nulls; one site a model.
 
     - `features`: alive decoder rows; `shuffled`: the same, each with another one's match.
     - `N0`, `N2`: isotropic and covariance-matched directions, as many, matched among themselves in the same way.
-    - `at_N0`, `at_N2`: each feature with a partner drawn at the cosine of its match (`with_partners`), an isotropic or
-      a covariance-matched direction. `N2_at_N2`: the same for the directions of N2, which must not differ from N2.
+    - `at_N0`, `at_N2`, at the dose `at` alone: each feature with a partner drawn at the cosine of its match
+      (`with_partners`), an isotropic or a covariance-matched direction. `N2_at_N2`: the same for the directions of N2,
+      which must not differ from N2.
+
+    ValueError: `at` is none of the doses.
     """
+    require(at in doses, "at", at, f"one of the doses {list(doses)}")
     require(len(sites) == len(studies), "sites", len(sites), f"one a model, {len(studies)}")
     found: dict[float, dict[str, list[Agreement]]] = {dose: {} for dose in doses}
     for site, study in zip(sites, studies, strict=True):
@@ -170,8 +174,9 @@ def steering(
             effects = {name: along(site, directions, dose) for name, directions in own.items()}
             here = {name: one.agreement() for name, one in effects.items()}
             here["shuffled"] = effects["features"].agreement(shuffled=True)
-            here |= {f"at_{null}": with_partners(site, effects["features"], pools[null], dose) for null in pools}
-            here["N2_at_N2"] = with_partners(site, effects["N2"], pools["N2"], dose)
+            if dose == at:
+                here |= {f"at_{null}": with_partners(site, effects["features"], pools[null], dose) for null in pools}
+                here["N2_at_N2"] = with_partners(site, effects["N2"], pools["N2"], dose)
             for name, one in here.items():
                 rows.setdefault(name, []).append(one)
     return found

@@ -128,14 +128,15 @@ def test_shared_features_beat_every_null_and_unrelated_ones_beat_none(tmp_path):
     site, acts = place()
     shared = study(tmp_path / "a", acts, shuffled_copies(random_rows(10, 7)))
     alone = study(tmp_path / "b", acts, [random_rows(10, 50 + seed) for seed in SEEDS])
-    found = steering([site] * 3, [shared] * 3, [0.5, 2.0])
-    assert list(found) == [0.5, 2.0]
+    found = steering([site] * 3, [shared] * 3, [0.5, 2.0], at=0.5)
+    assert list(found) == [0.5, 2.0] and list(found[2.0]) == ["features", "N0", "N2", "shuffled"]
     for rows in found.values():
         for null in ("shuffled", "N0", "N2"):
             assert gap(rows["features"], rows[null]).low > 0.1, null
-        for implied in ("at_N0", "at_N2"):  # at a cosine of 1 the partner is the same direction
-            assert score(rows[implied]).value == pytest.approx(1, abs=1e-3)
-        assert abs(gap(rows["N2"], rows["N2_at_N2"]).value) < 1e-3, "an isometry: the cosine implies everything"
+    for implied in ("at_N0", "at_N2"):  # at a cosine of 1 the partner is the same direction
+        assert score(found[0.5][implied]).value == pytest.approx(1, abs=1e-3)
+    own = gap(found[0.5]["N2"], found[0.5]["N2_at_N2"])
+    assert abs(own.value) < 1e-3, "an isometry: the cosine implies everything"
     unrelated = steering([site], [alone], [1.0])[1.0]
     assert abs(gap(unrelated["features"], unrelated["N0"]).value) < 0.1
     assert gap(unrelated["features"], unrelated["at_N2"]).value == pytest.approx(0, abs=1e-3)
@@ -225,6 +226,8 @@ def test_what_does_not_fit_is_refused(tmp_path, unchecked):
     one = study(tmp_path, acts, shuffled_copies(random_rows(10, 7)))
     with pytest.raises(ValueError, match="sites is 2"):
         steering([site, site], [one], [1.0])
+    with pytest.raises(ValueError, match="at is 1.0"):
+        steering([site], [one], [0.5])
     with pytest.raises(ValueError, match="cosine is 1.2"):
         at_cosine(random_rows(2, 0), random_rows(2, 1), 1.2)
     with pytest.raises(ValueError, match="n is 17"):

@@ -120,6 +120,14 @@ def test_heatmaps_write_every_value_and_frame_the_cells_asked_for():
     assert first.yaxis_inverted() and (first.get_xlabel(), first.get_ylabel()) == ("k", "L0")
 
 
+def test_scatter_draws_a_cloud_in_the_colour_of_its_series():
+    points = {name: list(zip(estimates(0.1, 0.2), estimates(0.3, 0.4), strict=True)) for name in ("one", "two")}
+    (axis,) = plots.scatter(points, "x", "y", clouds={"two": ([0.1, 0.2, 0.5], [0.0, 0.4, 0.9])}).axes
+    (cloud,) = [line for line in axis.lines if list(line.get_xdata()) == [0.1, 0.2, 0.5]]
+    assert list(cloud.get_ydata()) == [0.0, 0.4, 0.9]
+    assert cloud.get_color() == plots.COLOURS[1]
+
+
 def test_scatter_draws_the_diagonal_only_when_asked():
     points = {"one": list(zip(estimates(0.2), estimates(0.4), strict=True))}
     with_it, without = (plots.scatter(points, "x", "y", diagonal=wanted).axes[0].lines for wanted in (True, False))
