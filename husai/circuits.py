@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from husai import fourier, nulls, orbits, stats
@@ -92,9 +93,11 @@ class Features(NamedTuple):
     """Share of the activations' variance along the decoder row."""
     coverage: float
     """Mean over the model's Fourier planes of the best feature's `alignment` with it."""
+    used: float
+    """Mean `alignment`, every feature weighted by how often it fires."""
 
 
-MEASURES = ("alignment", "latent", "logit", "answer", "key", "coverage")
+MEASURES = ("alignment", "latent", "logit", "answer", "key", "coverage", "used")
 """The measures of `Features` of which means are compared."""
 
 
@@ -105,9 +108,11 @@ def measure(site: Site, rows: Float[Tensor, "n d_model"], latents: Float[Tensor,
     found = fourier.spectrum(latents, site.planes.p)
     centred = values - values.mean(0)
     spread = (centred @ rows.T).square().sum(0) / centred.square().sum()
+    nearest, rates = within.amax(1), (latents != 0).float().mean(0)
+    coverage, used = float(within.amax(0).mean()), float((rates * nearest).sum() / rates.sum())
     return Features(
-        rows, within.amax(1), found.purity, fourier.answer_purity(rows @ site.unembedding), found.family("sum"),
-        found.within(site.keys), found.strongest, (latents != 0).float().mean(0), spread, float(within.amax(0).mean()),
+        rows, nearest, found.purity, fourier.answer_purity(rows @ site.unembedding), found.family("sum"),
+        found.within(site.keys), found.strongest, rates, spread, coverage, used,
     )  # fmt: skip
 
 
@@ -154,26 +159,30 @@ def directions(planes: orbits.Action, n: int, seed: int) -> Float[Tensor, "n d_m
 
 
 def against(
-    studies: Sequence[Study], places: Sequence[Site], trained: Mapping[str, tuple[Sequence[Study], Sequence[Site]]]
+    studies: Sequence[Study],
+    places: Sequence[Site],
+    trained: Mapping[str, tuple[Sequence[Study], Sequence[Site]]] | None = None,
+    kinds: Sequence[str] = DRAWN,
 ) -> dict[str, list[list[Features]]]:
-    """Return the features of the SAEs, of every dictionary of DRAWN and of the SAEs of trained nulls, by name."""
+    """Return the features of the SAEs, of dictionaries of DRAWN and of the SAEs of trained nulls, by name."""
     found = {"SAE": features(studies, places)}
-    for kind in DRAWN:
+    for kind in kinds:
         found[kind] = [
             [drawn(site, one, kind, seed) for one, seed in zip(own, study.seeds, strict=True)]
             for study, site, own in zip(studies, places, found["SAE"], strict=True)
         ]
-    return found | {name: features(*side) for name, side in trained.items()}
+    return found | {name: features(*side) for name, side in (trained or {}).items()}
 
 
 def gallery(study: Study, index: int, site: Site, columns: int = 4) -> dict[str, list[tuple[str, Tensor]]]:
     """Return features of one seed as [p, p] tables, and a covariance-matched direction that fires as often below each.
 
-    The purest latent, the least pure one, and evenly spaced ones between. The titles say what share of the variance the
-    strongest frequency has, and which it is.
+    Of the `4 * columns` latents that fire most often: the purest, the least pure, and evenly spaced ones between. The
+    titles say what share of the variance the strongest frequency has, and which it is.
     """
     own, z = _latents(study, index, site)
-    order = own.latent.argsort(descending=True, stable=True)
+    often = own.rate.argsort(descending=True, stable=True)[: 4 * columns]
+    order = often[own.latent[often].argsort(descending=True, stable=True)]
     shown = order[torch.linspace(0, len(order) - 1, min(columns, len(order))).round().long()]
     values = in_memory(site.activations.values)
     rows = nulls.covariance_matched(values, len(own.rows), study.seeds[index])[shown]
@@ -194,11 +203,12 @@ def means(found: Sequence[Sequence[Features]], what: str) -> Float[np.ndarray, "
     return np.array([[float(torch.as_tensor(getattr(one, what)).mean()) for one in seeds] for seeds in found])
 
 
-def over(values: Float[np.ndarray, "models seeds"]) -> Estimate:
-    """Return the mean over models and SAE seeds, from three models on; else over the seeds of the first model."""
-    if len(values) >= 3:
-        return stats.crossed(values).estimate
-    estimate = stats.mean(values[0])
+def over(values: ArrayLike) -> Estimate:
+    """Return the mean of [models, seeds] over both, from three models on; else over the seeds of the first model."""
+    scores = np.asarray(values, float)
+    if len(scores) >= 3:
+        return stats.crossed(scores).estimate
+    estimate = stats.mean(scores[0])
     return replace(estimate, method=f"{estimate.method}, in this model")
 
 
@@ -229,7 +239,7 @@ def summary(panels: Mapping[str, Mapping[str, Sequence[Sequence[Features]]]]) ->
 def exceeding(found: Sequence[Sequence[Features]], what: str, levels: Sequence[float]) -> list[Estimate]:
     """Return the share of features above each level, with its interval over models and seeds."""
     return [
-        over(np.array([[float((getattr(one, what) > level).float().mean()) for one in seeds] for seeds in found]))
+        over([[float((getattr(one, what) > level).float().mean()) for one in seeds] for seeds in found])
         for level in levels
     ]
 

@@ -105,9 +105,10 @@ def fired(projections: Float[Tensor, "inputs n"], rates: Float[Tensor, " n"]) ->
     """
     require(len(rates) == projections.shape[1], "rates", f"{len(rates)} of them", "one a column")
     require(bool(((rates > 0) & (rates < 1)).all()), "rates", "0, 1 or beyond", "firing rates between 0 and 1")
-    ordered = projections.sort(0, descending=True).values
-    last = (rates.double() * len(projections)).round().long().clamp(1, len(projections) - 1)
-    return (projections - ordered.gather(0, last[None])).clamp(min=0)
+    silent = (len(projections) * (1 - rates.double())).round().long().clamp(1, len(projections) - 1).tolist()
+    columns = zip(projections.T.contiguous(), silent, strict=True)
+    thresholds = torch.stack([column.kthvalue(rank).values for column, rank in columns])
+    return (projections - thresholds).clamp(min=0)
 
 
 def explained(table: Float[Tensor, "p d"], count: int) -> float:

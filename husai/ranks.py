@@ -1,10 +1,12 @@
 """Whether one property of features, or of SAEs, goes with another: rank correlations with intervals over seeds."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 from torch import Tensor
 
@@ -74,19 +76,20 @@ def predicts(
     return summarise(scores - chance)
 
 
-def across(
-    recovered: Float[np.ndarray, "models settings"], agreement: Float[np.ndarray, "models settings"]
-) -> dict[str, Estimate]:
+def across(recovered: ArrayLike, agreement: ArrayLike) -> dict[str, Estimate]:
     """Return the rank correlation of recovery with agreement over all SAEs of several models, jackknifed over models.
 
-    `plain` over all of them; `within` after each setting's mean over models was taken off both. ValueError: fewer than
-    3 models.
+    Both are given as one row a setting and one value a model. `plain` over all of them; `within` after each setting's
+    mean over models was taken off both. ValueError: fewer than 3 models, unequal shapes.
     """
+    sides = [np.asarray(side, float).T for side in (recovered, agreement)]
+    require(
+        sides[0].shape == sides[1].shape, "agreement", sides[1].T.shape, f"the shape of recovered, {sides[0].T.shape}"
+    )
 
     def correlation(models: list[int], centred: bool) -> float:
-        sides = [side[models] - centred * side[models].mean(0) for side in (recovered, agreement)]
-        return partial_spearman(sides[0].ravel(), sides[1].ravel())
+        x, y = (side[models] - centred * side[models].mean(0) for side in sides)
+        return partial_spearman(x.ravel(), y.ravel())
 
-    n = len(recovered)
-    kinds = {"plain": False, "within": True}
-    return {name: stats.jackknife(lambda kept, c=centred: correlation(kept, c), n) for name, centred in kinds.items()}
+    kinds, n = {"plain": False, "within": True}, len(sides[0])
+    return {name: stats.jackknife(partial(correlation, centred=centred), n) for name, centred in kinds.items()}

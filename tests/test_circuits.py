@@ -58,6 +58,16 @@ def test_families_and_keys_are_those_of_the_plane() -> None:
     assert found.spread.tolist() == pytest.approx([9 / 42, 4 / 42, 4 / 42, 4 / 42], abs=1e-3)
 
 
+def test_features_that_fire_often_weigh_more_in_what_is_used() -> None:
+    place = site()
+    rows = torch.cat([circuits.directions(place.planes, 1, 0), torch.randn(1, D)])
+    values = place.activations.values
+    latents = fourier.fired((values - values.mean(0)) @ rows.T, torch.tensor([0.6, 0.1]))
+    found = circuits.measure(place, rows, latents)
+    wanted = (found.rate * found.alignment).sum() / found.rate.sum()
+    assert found.used == pytest.approx(float(wanted)) and found.used > found.alignment.mean()
+
+
 def test_measures_do_not_depend_on_the_order_or_length_of_rows() -> None:
     place = site()
     rows = torch.randn(9, D, generator=torch.Generator().manual_seed(3))
@@ -145,6 +155,8 @@ def test_saes_of_a_planted_circuit_are_told_from_every_null() -> None:
     shown = circuits.gallery(done, 0, place, 3)
     assert {name: len(panels) for name, panels in shown.items()} == {"SAE": 3, "N2": 3}
     titles = [int(title.split("%")[0]) for title, _ in shown["SAE"]]
-    assert titles == sorted(titles, reverse=True) and titles[0] == round(100 * panel["SAE"][0][0].latent.max().item())
+    own = panel["SAE"][0][0]
+    often = own.latent[own.rate.argsort(descending=True)[:12]]
+    assert titles == sorted(titles, reverse=True) and titles[0] == round(100 * often.max().item())
     own, null = (panels[0][1] for panels in shown.values())
     assert own.shape == (P, P) and (own > 0).sum() == pytest.approx((null > 0).sum(), abs=2), "it fires as often"

@@ -14,7 +14,9 @@ D = 40
 def features(rows: torch.Tensor, alignment: torch.Tensor) -> circuits.Features:
     """Return features of which rows and alignment matter alone."""
     none = torch.zeros(len(rows))
-    return circuits.Features(unit_rows(rows), alignment, *[none] * 4, torch.zeros(len(rows), 2).long(), none, none, 0.0)
+    return circuits.Features(
+        unit_rows(rows), alignment, *[none] * 4, torch.zeros(len(rows), 2).long(), none, none, 0.0, 0.0
+    )
 
 
 def draw(n: int, seed: int) -> torch.Tensor:
@@ -54,10 +56,10 @@ def test_across_conditions_a_setting_is_told_from_what_goes_with_it() -> None:
     draw = np.random.default_rng(1)
     setting = np.array([0.0, 5.0, 10.0])
     recovered, agreement = (setting + draw.normal(size=(6, 3)) for _ in range(2))
-    found = ranks.across(recovered, agreement)
+    found = ranks.across(recovered.T, agreement.T)
     assert found["plain"].value > 0.7 and found["plain"].n == 6
     assert found["within"].low < 0 < found["within"].high
-    same = ranks.across(recovered, recovered)
+    same = ranks.across(recovered.T, recovered.T)
     assert same["within"].value == pytest.approx(1)
     with pytest.raises(ValueError):
-        ranks.across(recovered[:2], agreement[:2])
+        ranks.across(recovered[:2].T, agreement[:2].T)
