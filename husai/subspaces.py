@@ -140,9 +140,7 @@ def drawn_rows(study: Study, null: str, latents: str, weighted: bool) -> list[Te
     return [one * size for one, size in zip(found, sizes(study, study.mask(latents)), strict=True)]
 
 
-def principal_angles(
-    dictionaries: Sequence[Sequence[Float[Tensor, "n d_model"]]], rank: int
-) -> list[Estimate]:
+def principal_angles(dictionaries: Sequence[Sequence[Float[Tensor, "n d_model"]]], rank: int) -> list[Estimate]:
     """Return the principal angles between seeds' top subspaces in degrees, from the smallest; one entry a model.
 
     Each angle is averaged over pairs of seeds, with the interval of `comparison.summarise`. ValueError: rank outside

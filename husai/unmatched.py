@@ -1,8 +1,8 @@
 """What a feature is that has no partner in another seed: dead, late, moved by a symmetry, in parts, rotated, or absent.
 
-Every latent of one SAE is sorted against one other SAE by the first test that it passes, in the order of `KINDS`: from
-what needs nothing of the other SAE, over one partner and a few, to a whole span. No threshold is chosen: a latent
-passes when its statistic is above that of all but ALPHA of random directions to which the same is done.
+A latent of one SAE is sorted against one other SAE by the first test that it passes, in the order of `KINDS`, from one
+partner over a few to a whole span. No threshold is chosen: to pass is to beat all but ALPHA of random directions to
+which the same is done.
 """
 
 import math
@@ -17,7 +17,7 @@ from husai.config import require
 from husai.consensus import mutual_neighbours
 from husai.nulls import covariance_matched
 from husai.orbits import Action, best_similarity, scrambled
-from husai.similarity import same_width, unit_rows
+from husai.similarity import best_cosines, same_width, unit_rows
 from husai.tasks import generator
 
 KINDS = ("matched", "dead", "under-trained", "orbit-mate", "split or merged", "rotated", "absent")
@@ -72,16 +72,18 @@ def sort(
     - dead: it does not fire. Nothing else is asked of it.
     - matched: mutual nearest neighbours among the living, by signed cosine.
     - under-trained: matched after more training, the same latent of a with any of b (needs `later`).
-    - orbit-mate: its best |cosine| with a feature of b over all shifts of the operands (needs `turns`).
+    - orbit-mate: its best |cosine| with a feature of b over all shifts of the operands (needs `turns`); what would be
+      near enough without a shift is none.
     - split or merged: its cosine with the best non-negative sum of PARTS features of b (`composition`); or it is a part
-      of such a sum of features of a that makes up a feature of b.
+      of such a sum of features of a that makes up a feature of b; or as near to a feature of b as a match, which is
+      nearer still to another of a.
     - rotated: the share of its squared norm in the span of the `together` features of b that fire with it.
 
-    Random directions have the covariance of the activations (N2), or the second moment of the living features of a.
-    Those that a match has to beat are, besides, sums of two features of b, which match neither; those that a sum of
-    few has to beat are drawn in the span of the features that fire together, too, where only sparse sums are few; and
-    an orbit-mate has to beat the same freedom with planes turned at random. ValueError: no living latent, too few
-    draws for ALPHA, `together` below 1, NaN or Inf.
+    Random directions have the covariance of the activations (N2), or the second moment of the living features of a. A
+    match has to beat sums of two features of b, too, which match neither; a sum of few, directions drawn in the span of
+    the features that fire together, where only sparse sums are few; an orbit-mate has to be as near as a match, and to
+    beat the same freedom with planes turned at random. ValueError: no living latent, too few draws for ALPHA,
+    `together` below 1, NaN or Inf.
     """
     require(together >= 1, "together", together, "at least one latent an input")
     mine, theirs = a.living, b.living
@@ -89,19 +91,22 @@ def sort(
     passed, bars = {}, {}
     draws = max(draws, len(mine), len(theirs))
     chance, turned_round = (random_rows(rows, x, draws, 2 * seed + side) for side, rows in enumerate((mine, theirs)))
-    passed["matched"], bars["matched"] = matched(mine, theirs, chance, seed)
+    near, passed["matched"], bars["matched"] = matched(mine, theirs, chance, seed)
     if a.later is not None and b.later is not None:
         then, there = a.later[a.later_alive], b.later[b.later_alive]
         grown = torch.zeros(len(a.rows), dtype=torch.bool)
-        grown[a.later_alive], bars["under-trained"] = matched(then, there, random_rows(then, x, draws, seed), seed)
+        _, found, bars["under-trained"] = matched(then, there, random_rows(then, x, draws, seed), seed)
+        grown[a.later_alive] = found
         passed["under-trained"] = grown[a.alive]
     if turns is not None:
-        rest = ~torch.stack(list(passed.values())).any(0)
+        rest = ~torch.stack([near, *passed.values()]).any(0)
         passed["orbit-mate"] = torch.zeros_like(rest)
         if bool(rest.any()):
-            passed["orbit-mate"][rest], bars["orbit-mate"] = moved(mine[rest], theirs, turns, seed)
-    few, bars["split or merged"] = summed(mine, b, x, together, chance, seed)
-    passed["split or merged"] = few | part_of(a, theirs, x, together, turned_round, seed)
+            found, level = moved(mine[rest], theirs, turns, bars["matched"], seed)
+            passed["orbit-mate"][rest], bars["orbit-mate"] = found, level
+    bars["split or merged"] = few_level(mine, b, x, together, chance, seed)
+    few = composition(mine, theirs).cosines > bars["split or merged"]
+    passed["split or merged"] = near | few | part_of(a, theirs, x, together, turned_round, seed)
     passed["rotated"], bars["rotated"] = rotated(mine, b, x, together, chance)
     living = torch.full((len(mine),), KINDS.index("absent"))
     for kind in reversed(passed):  # the first test that is passed is the last to be written
@@ -113,9 +118,9 @@ def sort(
 
 
 def bar(null: Float[Tensor, " draws"], alpha: float = ALPHA) -> float:
-    """Return the smallest value above which (1 + number of draws at least as large) / (draws + 1) <= alpha.
+    """Return the value above which (1 + number of draws at least as large) / (draws + 1) <= alpha.
 
-    ValueError: fewer than 1 / alpha - 1 draws, which can exclude nothing.
+    ValueError: fewer than 1 / alpha - 1 draws.
     """
     rank = int(alpha * (len(null) + 1) + 1e-9)
     require(rank >= 1, "draws", len(null), f"at least {math.ceil(1 / alpha) - 1} for alpha = {alpha}")
@@ -131,33 +136,33 @@ def random_rows(rows: Float[Tensor, "n d"], x: Float[Tensor, "inputs d"], draws:
     return [covariance_matched(x, draws, 2 * seed), covariance_matched(both_signs, draws, 2 * seed + 1)]
 
 
-def mutual_cosines(a: Float[Tensor, "n_a d"], b: Float[Tensor, "n_b d"]) -> Float[Tensor, " n_a"]:
-    """Return the cosine of each row of a with its mutual nearest neighbour in b, -1 without one."""
-    found = torch.full((len(a),), -1.0)
-    rows, columns = mutual_neighbours(a, b, -1.0)
-    found[rows] = (unit_rows(a[rows]) * unit_rows(b[columns])).sum(1)
-    return found
-
-
 def matched(
     mine: Float[Tensor, "n_a d"], theirs: Float[Tensor, "n_b d"], chance: Sequence[Tensor], seed: int
-) -> tuple[Bool[Tensor, " n_a"], float]:
-    """Return which rows have a mutual nearest neighbour nearer than chance, and than a sum of two is to either."""
+) -> tuple[Bool[Tensor, " n_a"], Bool[Tensor, " n_a"], float]:
+    """Return which rows have a row of the other nearer than chance, of which it is the nearest too, and the level.
+
+    Nearer, too, than a sum of two rows of the other is to either of them.
+    """
     pairs = torch.randint(len(theirs), (2, len(chance[0])), generator=generator(seed, "unmatched/sums"))
     pairs[1] = torch.where(pairs[0] == pairs[1], (pairs[1] + 1) % len(theirs), pairs[1])
     nulls = [*chance, unit_rows(theirs)[pairs].sum(0)]
-    found = [torch.cat([mutual_cosines(part, theirs) for part in null.split(len(mine))]) for null in nulls]
-    level = max(bar(null) for null in found)
-    return mutual_cosines(mine, theirs) > level, level
+    level = max(bar(best_cosines(null, theirs, signed=True)[0]) for null in nulls)
+    near = best_cosines(mine, theirs, signed=True)[0] > level
+    found = torch.zeros_like(near)
+    found[mutual_neighbours(mine, theirs, level)[0]] = True
+    return near, found, level
 
 
 def moved(
-    mine: Float[Tensor, "n_a d"], theirs: Float[Tensor, "n_b d"], turns: Action, seed: int
+    mine: Float[Tensor, "n_a d"], theirs: Float[Tensor, "n_b d"], turns: Action, level: float, seed: int
 ) -> tuple[Bool[Tensor, " n_a"], float]:
-    """Return which rows some shift brings nearer to a row of the other than it does with planes turned at random."""
+    """Return which rows some shift brings nearer to a row of the other than `level`, which makes a match without one,
+
+    and than shifts do when planes were turned at random; and what it took.
+    """
     sets = mine.repeat(math.ceil(1 / ALPHA / len(mine)), 1)[: math.ceil(1 / ALPHA)].split(len(mine))
     null = [best_similarity(turns, part, scrambled(turns, theirs, 1000 * seed + i)) for i, part in enumerate(sets)]
-    level = bar(torch.cat(null))
+    level = max(level, bar(torch.cat(null)))
     return best_similarity(turns, mine, theirs) > level, level
 
 
@@ -244,32 +249,14 @@ def drawn_inside(rows: Float[Tensor, "n together d"], seed: int) -> Float[Tensor
     return unit_rows((rows.double().mT @ weights)[..., 0].float())
 
 
-def few_nulls(
-    mine: Float[Tensor, "n_a d"],
-    b: Side,
-    x: Float[Tensor, "inputs d"],
-    together: int,
-    chance: Sequence[Tensor],
-    seed: int,
-) -> list[Composition]:
-    """Return random directions as sums of few rows of b: those of `chance`, and drawn where rows fire together."""
-    rows = fire_together(mine, b, x, together)
-    sets = range(math.ceil(len(chance[0]) / len(mine)))
+def few_level(
+    mine: Float[Tensor, "n_a d"], b: Side, x: Float[Tensor, "inputs d"],
+    together: int, chance: Sequence[Tensor], seed: int,
+) -> float:  # fmt: skip
+    """Return what the cosine with a sum of few has to exceed: that of `chance`, and of spans of what fires together."""
+    rows, sets = fire_together(mine, b, x, together), range(math.ceil(len(chance[0]) / len(mine)))
     inside = torch.cat([drawn_inside(rows, 1000 * seed + i) for i in sets])
-    return [composition(null, b.living) for null in [*chance, inside]]
-
-
-def summed(
-    mine: Float[Tensor, "n_a d"],
-    b: Side,
-    x: Float[Tensor, "inputs d"],
-    together: int,
-    chance: Sequence[Tensor],
-    seed: int,
-) -> tuple[Bool[Tensor, " n_a"], float]:
-    """Return which rows are nearer to a non-negative sum of a few living rows of b than chance has it."""
-    level = max(bar(null.cosines) for null in few_nulls(mine, b, x, together, chance, seed))
-    return composition(mine, b.living).cosines > level, level
+    return max(bar(composition(null, b.living).cosines) for null in [*chance, inside])
 
 
 def part_of(
@@ -284,7 +271,7 @@ def part_of(
 
     The sum is nearer to that row than chance has it, and without the part it no longer is.
     """
-    level = max(bar(null.cosines) for null in few_nulls(theirs, a, x, together, chance, seed))
+    level = few_level(theirs, a, x, together, chance, seed)
     found = composition(theirs, a.living)
     needed = (found.cosines > level)[:, None] & (found.without <= level)
     parts = torch.zeros(len(a.living), dtype=torch.bool)

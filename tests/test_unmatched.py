@@ -14,7 +14,6 @@ from husai.unmatched import (
     drawn_inside,
     fire_together,
     matched,
-    mutual_cosines,
     random_rows,
     share_inside,
     sort,
@@ -57,7 +56,7 @@ def test_a_dictionary_is_matched_by_itself_and_dead_latents_by_nothing():
 def test_the_sum_of_two_features_is_no_match_of_either():
     theirs, x = isotropic(40, D, 0), torch.randn(500, D, generator=torch.Generator().manual_seed(2))
     mine = torch.cat([theirs[:20], theirs[20:30] + theirs[30:40]])
-    found, level = matched(mine, theirs, random_rows(mine, x, 300, 0), 0)
+    _, found, level = matched(mine, theirs, random_rows(mine, x, 300, 0), 0)
     assert found[:20].all() and not found[20:].any() and 0.7 < level < 0.9
 
 
@@ -100,9 +99,24 @@ def test_features_of_one_group_fire_together():
     assert ((found[0] @ basis.T).amax(0)[:4] > 0.99).all() and ((found[1] @ basis.T).amax(0)[4:] > 0.99).all()
 
 
-def test_mutual_neighbours_only():
-    a = torch.tensor([[1.0, 0.0], [0.9, 0.1]])
-    assert mutual_cosines(a, torch.tensor([[1.0, 0.0]])).tolist() == [1, -1]
+def test_two_features_near_one_are_a_match_and_a_split():
+    theirs, x = isotropic(40, D, 0), torch.randn(500, D, generator=torch.Generator().manual_seed(2))
+    mine = torch.cat([theirs, theirs[:3] + 0.2 * isotropic(3, D, 1)])
+    near, found, _ = matched(mine, theirs, random_rows(mine, x, 300, 0), 0)
+    assert near.all() and found[:40].all() and not found[40:].any()
+    kinds = sort(_side(mine, x), _side(theirs, x), x, 4, draws=300).kinds
+    assert (kinds[40:] == KINDS.index("split or merged")).all()
+
+
+def test_an_orbit_mate_is_near_because_of_a_shift():
+    """Sums of three features are a little nearer to their parts than chance: without a shift, and not near enough."""
+    one = plants.synthetic(0)
+    waves = _side(one.b.rows[2 * plants.EACH : 3 * plants.EACH], one.x)  # of b, those that shifts turn
+    planted = plants.in_geometry(waves, one.x, 4, one.turns)
+    table = plants.confusion([planted], draws=300)[0]
+    orbit = KINDS.index("orbit-mate")
+    assert table[orbit, orbit] > 0.8 and table[KINDS.index("split or merged"), orbit] < 0.1
+    assert table[KINDS.index("absent"), orbit] < 0.1
 
 
 def test_the_power_in_the_geometry_of_one_sae():
