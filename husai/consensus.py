@@ -4,7 +4,7 @@ Dictionaries come as one [n, d_model] a seed, their rows are features; widths ma
 of two seeds that are each other's nearest neighbour with a cosine above tau.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -105,21 +105,33 @@ def consensus(
     seeds = len(dictionaries)
     least = max(2, seeds - 1) if least is None else least
     require(2 <= least <= seeds, "least", least, f"2 to {seeds} seeds")
-    owner = np.repeat(np.arange(seeds), [len(rows) for rows in dictionaries])
-    start = np.searchsorted(owner, np.arange(seeds))
-    edges = [
-        np.stack([first.numpy() + start[i], second.numpy() + start[j]])
+    found = {
+        (i, j): mutual_neighbours(dictionaries[i], dictionaries[j], tau, signed=signed)
         for i in range(seeds)
         for j in range(i)
-        for first, second in [mutual_neighbours(dictionaries[i], dictionaries[j], tau, signed=signed)]
-    ]
+    }
+    cluster, support = clusters(found, [len(rows) for rows in dictionaries])
+    wide = support >= least
+    return Consensus(int(wide.sum()), float(wide[cluster].mean()))
+
+
+def clusters(
+    found: Mapping[tuple[int, int], tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]], sizes: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cluster of every feature, seed after seed, and the number of different seeds in every cluster.
+
+    `found` are matched rows by pair of seeds; `sizes` is the number of features of each seed. Features that are
+    connected by matches are in one cluster.
+    """
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    start = np.cumsum([0, *sizes])
+    edges = [np.stack([a.numpy() + start[i], b.numpy() + start[j]]) for (i, j), (a, b) in found.items()]
     rows, columns = np.concatenate(edges, 1)
     graph = csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(owner), len(owner)))
     number, cluster = connected_components(graph, directed=False)
-    present = np.zeros((number, seeds), dtype=bool)
+    present = np.zeros((number, len(sizes)), dtype=bool)
     present[cluster, owner] = True
-    wide = present.sum(1) >= least
-    return Consensus(int(wide.sum()), float(wide[cluster].mean()))
+    return cluster, present.sum(1)
 
 
 def shares(dictionaries: Sequence[Tensor], tau: float = 0.7, *, signed: bool = True) -> dict[str, Estimate]:

@@ -50,13 +50,8 @@ def frequency_weighted_max_cosine(
     |cos| / sum_j p_j]. ValueError: as `mean_max_cosine`, and frequencies negative, all zero or not one a row.
     """
     best_a, best_b = best_cosines(a, b, signed=signed)
-    total = 0.0
-    for name, weights, best in (("freq_a", freq_a, best_a), ("freq_b", freq_b, best_b)):
-        require(len(weights) == len(best), name, f"{len(weights)} values", f"{len(best)}, one a row")
-        valid = bool(torch.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0)
-        require(valid, name, "negative, not finite or all zero", "firing frequencies")
-        total += float((weights * best).sum() / weights.sum())
-    return total / 2
+    _check_frequencies(freq_a=(freq_a, a), freq_b=(freq_b, b))
+    return sum(float((p * best).sum() / p.sum()) for p, best in ((freq_a, best_a), (freq_b, best_b))) / 2
 
 
 def hungarian_mcc(
@@ -69,6 +64,25 @@ def hungarian_mcc(
     Inf, unequal d_model. Source: Song et al. (2025), arXiv:2505.20254.
     """
     return float(matching(a, b, signed=signed).cosines.sum()) / max(len(a), len(b))
+
+
+def frequency_weighted_hungarian(
+    a: Float[Tensor, "n_a d_model"],
+    freq_a: Float[Tensor, " n_a"],
+    b: Float[Tensor, "n_b d_model"],
+    freq_b: Float[Tensor, " n_b"],
+    *,
+    signed: bool = True,
+) -> float:
+    """Return `hungarian_mcc` with every pair weighted by the mean of how often its two features fire.
+
+    Over the matching of `hungarian_mcc`, which does not look at frequencies: sum_ij (p_i + q_j) cos(a_i, b_j) divided
+    by sum_i p_i + sum_j q_j, so that features left over count as 0. ValueError: as `frequency_weighted_max_cosine`.
+    """
+    pairs = matching(a, b, signed=signed)
+    _check_frequencies(freq_a=(freq_a, a), freq_b=(freq_b, b))
+    weights = (freq_a[pairs.rows] + freq_b[pairs.columns]).double()
+    return float((weights * pairs.cosines).sum() / (freq_a.double().sum() + freq_b.double().sum()))
 
 
 def recovery(dictionary: Float[Tensor, "d_sae d_model"], truth: Float[Tensor, "atoms d_model"]) -> float:
@@ -233,6 +247,13 @@ def dead_fraction(firing_rate: Float[Tensor, " d_sae"], threshold: float = 1e-3)
 def _check_rates(firing_rate: Tensor) -> None:
     shares = len(firing_rate) > 0 and bool(((firing_rate >= 0) & (firing_rate <= 1)).all())
     require(shares, "firing_rate", "empty, NaN or outside [0, 1]", "one share of inputs a latent")
+
+
+def _check_frequencies(**sides: tuple[Tensor, Tensor]) -> None:
+    for name, (weights, rows) in sides.items():
+        require(len(weights) == len(rows), name, f"{len(weights)} values", f"{len(rows)}, one a row")
+        valid = bool(torch.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0)
+        require(valid, name, "negative, not finite or all zero", "firing frequencies")
 
 
 def pairwise_matrix(

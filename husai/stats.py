@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats as distributions
+from scipy.optimize import brentq
 
 from husai.config import require
 from husai.evidence import Estimate
@@ -163,11 +164,32 @@ def tost(estimate: Estimate, margin: float, df: float | None = None) -> float:
     Source: Schuirmann (1987).
     """
     require(margin > 0, "margin", margin, "a positive margin, set before the run")
-    usable = estimate.n >= 2 and estimate.high > estimate.low
-    require(usable, "estimate", str(estimate), "an interval over 2 or more units")
-    df = estimate.n - 1 if df is None else df
-    error = (estimate.high - estimate.low) / 2 / distributions.t.ppf(0.975, df)
+    error, df = _error(estimate, df)
     return float(distributions.t.sf((margin - abs(estimate.value)) / error, df))
+
+
+def p_value(estimate: Estimate, df: float | None = None) -> float:
+    """Return the two-sided p of the t test that the true value is 0, by the SE that the interval implies.
+
+    `df` is n - 1 unless given. ValueError: as `tost`.
+    """
+    error, df = _error(estimate, df)
+    return float(2 * distributions.t.sf(abs(estimate.value) / error, df))
+
+
+def detectable(estimate: Estimate, power: float = 0.8, alpha: float = 0.05, df: float | None = None) -> float:
+    """Return the true value that a two-sided t test with this estimate's SE would have found with this power.
+
+    ValueError: power outside (alpha, 1), and as `tost`.
+    """
+    require(0 < alpha < power < 1, "alpha, power", (alpha, power), "0 < alpha < power < 1")
+    error, df = _error(estimate, df)
+    critical = distributions.t.ppf(1 - alpha / 2, df)
+
+    def missing(shift: float) -> float:
+        return power - distributions.nct.sf(critical, df, shift) - distributions.nct.cdf(-critical, df, shift)
+
+    return error * float(brentq(missing, 0.0, 3 * critical + 3))
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
@@ -216,6 +238,14 @@ def seeds_needed(pair_sd: float, rho: float, effect: float, power: float = 0.8, 
         high *= 2
     low = max(3, high // 2)
     return next(n for n in range(low, high + 1) if reached(n) >= power)
+
+
+def _error(estimate: Estimate, df: float | None) -> tuple[float, float]:
+    """Return the standard error that an interval implies, and its degrees of freedom."""
+    usable = bool(estimate.n >= 2 and estimate.high > estimate.low)
+    require(usable, "estimate", str(estimate), "an interval over 2 or more units")
+    df = estimate.n - 1.0 if df is None else df
+    return float((estimate.high - estimate.low) / 2 / distributions.t.ppf(0.975, df)), df
 
 
 def pseudo_values(matrices: np.ndarray) -> np.ndarray:

@@ -151,7 +151,7 @@ class Study:
         if metric == "activation_matching":
             return [self.codes(keep)]
         rows = self.saes.decoders(keep) if drawn is None else drawn
-        if metric == "frequency_weighted_max_cosine":
+        if metric.startswith("frequency_weighted"):
             return [rows, [rates[kept] for rates, kept in zip(self.firing, keep, strict=True)]]
         if metric == "shared_fraction":
             encoders = [one.T[kept] for one, kept in zip(self.saes.W_enc, keep, strict=True)]

@@ -15,7 +15,8 @@ FLOORS = [
     "models grokking architectures saes formats nulls gate plots unmatched plants",
     "activations engines feed coupling calibration training health",
     "study comparison contrasts frontier dynamics replication identifiability interventions benches report "
-    "circuits ranks effects consistency subspaces fates pinning ablations sensitivity selection pulls",
+    "circuits ranks effects consistency subspaces fates pinning ablations sensitivity selection pulls "
+    "ensembles gains",
 ]
 FLOOR = {f"husai.{name}": floor for floor, names in enumerate(FLOORS) for name in names.split()}
 LIGHT = ["config", "provenance", "evidence", "stats", "gate", "plots"]

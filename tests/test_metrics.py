@@ -12,6 +12,7 @@ from husai.metrics import (
     alive_fraction,
     dead_fraction,
     effective_rank,
+    frequency_weighted_hungarian,
     frequency_weighted_max_cosine,
     fvu,
     hungarian_mcc,
@@ -44,6 +45,11 @@ COMPARISONS = {
     ),
     "hungarian": (hungarian_mcc, False, {64: 0.1946, 256: 0.2357}),
     "hungarian absolute": (lambda a, b: hungarian_mcc(a, b, signed=False), True, {64: 0.2132, 256: 0.2535}),
+    "hungarian weighted": (
+        lambda a, b: frequency_weighted_hungarian(a, torch.ones(len(a)), b, torch.ones(len(b))),
+        False,
+        {64: 0.1946, 256: 0.2357},
+    ),
     "recovery": (recovery, False, {64: 0.1946, 256: 0.2357}),
     "shared": (lambda a, b: shared_fraction(a, a, b, b), False, {64: 0.0, 256: 0.0}),
     "subspace": (lambda a, b: subspace_overlap(a, b, 8), True, {64: 8 / D_MODEL, 256: 8 / D_MODEL}),
@@ -125,6 +131,15 @@ def test_oracles(n_a: int, n_b: int, d_model: int, monkeypatch: pytest.MonkeyPat
     assert hungarian_mcc(a, b) == pytest.approx(best_sum(cos) / max(n_a, n_b), abs=1e-5)
     assert hungarian_mcc(a, b, signed=False) == pytest.approx(best_sum(np.abs(cos)) / max(n_a, n_b), abs=1e-5)
     assert recovery(a, b) == pytest.approx(best_sum(cos) / n_b, abs=1e-5)
+    pairs = max(
+        (list(zip(range(n_a), choice, strict=False)) for choice in permutations(range(n_b), min(n_a, n_b))),
+        key=lambda pairs: sum(cos[i, j] for i, j in pairs),
+    ) if n_a <= n_b else max(
+        (list(zip(choice, range(n_b), strict=False)) for choice in permutations(range(n_a), n_b)),
+        key=lambda pairs: sum(cos[i, j] for i, j in pairs),
+    )  # fmt: skip
+    weighted = sum(float(p[i] + q[j]) * cos[i, j] for i, j in pairs) / float(p.sum() + q.sum())
+    assert frequency_weighted_hungarian(a, p, b, q) == pytest.approx(weighted, abs=1e-5)
 
     z_a, z_b = a.T.repeat(2, 1) + torch.randn(2 * d_model, n_a, generator=draw), b.T.repeat(2, 1)
     correlation = np.corrcoef(z_a.numpy().T, z_b.numpy().T)[:n_a, n_a:]
@@ -134,6 +149,18 @@ def test_oracles(n_a: int, n_b: int, d_model: int, monkeypatch: pytest.MonkeyPat
     spans = [np.linalg.svd(x.double().numpy())[2][:rank] for x in (a, b)]
     overlap = np.trace(spans[0].T @ spans[0] @ spans[1].T @ spans[1]) / rank
     assert subspace_overlap(a, b, rank) == pytest.approx(overlap, abs=1e-9)
+
+
+def test_frequencies_weigh_pairs_and_what_is_left_over() -> None:
+    a, b = torch.eye(4)[:2], torch.eye(4)[[0, 2]]  # the second features are orthogonal
+    p, q = torch.tensor([3.0, 1.0]), torch.tensor([5.0, 1.0])
+    assert frequency_weighted_hungarian(a, p, b, q) == pytest.approx(8 / 10)
+    assert frequency_weighted_hungarian(a, 7 * p, b, 7 * q) == pytest.approx(8 / 10)
+    alone = torch.tensor([1.0])
+    assert frequency_weighted_hungarian(a, p, a[:1], alone) == pytest.approx(4 / 5), "the rate of the feature left over"
+    assert frequency_weighted_hungarian(a, torch.tensor([3.0, 0.0]), a[:1], alone) == pytest.approx(1)
+    order = [1, 0]
+    assert frequency_weighted_hungarian(a[order], p[order], b, q) == pytest.approx(8 / 10)
 
 
 def test_shared_fraction_needs_both_sides_to_agree() -> None:
@@ -259,6 +286,10 @@ def test_comparisons_refuse(name: str, bad: torch.Tensor) -> None:
         (
             lambda: frequency_weighted_max_cosine(GOOD, torch.ones(4), GOOD, torch.zeros(4)),
             "freq_b .*all zero",
+        ),
+        (
+            lambda: frequency_weighted_hungarian(GOOD, torch.ones(4), GOOD, torch.zeros(4)),
+            "freq_b is 'negative, not finite or all zero'; wanted firing frequencies",
         ),
         (
             lambda: frequency_weighted_max_cosine(GOOD, torch.ones(3), GOOD, torch.ones(4)),

@@ -5,7 +5,7 @@ from math import comb, sqrt
 
 import numpy as np
 import pytest
-from scipy.stats import t
+from scipy.stats import t, ttest_1samp
 
 from husai import simulation, stats
 from husai.evidence import Estimate
@@ -230,3 +230,25 @@ def test_refusals(call, message: str) -> None:
 def test_the_spread_of_pairs_leaves_the_diagonal_out() -> None:
     matrix = np.array([[9.0, 1, 2], [1, 9, 4], [2, 4, 9]])
     assert stats.pair_sd(matrix) == pytest.approx(np.std([1, 2, 4], ddof=1))
+
+
+def test_p_value_and_interval_say_the_same() -> None:
+    estimate = stats.mean([1.0, 2.0, 4.0, 3.0])
+    assert stats.p_value(estimate) == pytest.approx(ttest_1samp([1.0, 2.0, 4.0, 3.0], 0).pvalue)
+    edge = Estimate(1.0, 0.0, 2.0, 6)
+    assert stats.p_value(edge) == pytest.approx(0.05), "zero at the end of the interval"
+    with pytest.raises(ValueError, match="an interval over 2 or more units"):
+        stats.p_value(Estimate(1.0, 1.0, 1.0, 6))
+
+
+def test_what_is_detectable_is_found_that_often() -> None:
+    rng = np.random.default_rng(5)
+    sd, n = 0.3, 6
+    error = sd / sqrt(n)
+    half = float(t.ppf(0.975, n - 1) * error)
+    effect = stats.detectable(Estimate(0.0, -half, half, n))
+    found = [ttest_1samp(rng.normal(effect, sd, n), 0).pvalue < 0.05 for _ in range(4000)]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.02)
+    assert stats.detectable(Estimate(0.0, -half, half, n), power=0.9) > effect > half
+    with pytest.raises(ValueError, match="0 < alpha < power < 1"):
+        stats.detectable(Estimate(0.0, -half, half, n), power=0.01)
