@@ -3,17 +3,16 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from husai import activations, comparison, consensus, metrics, nulls, saes, stats, study
+from husai import activations, consensus, nulls, saes, study
 from husai.activations import Activations
 from husai.config import Objective, TrainConfig, require
-from husai.evidence import Estimate
 from husai.recipes import converged
 from husai.saes import SAEBatch
 from husai.shards import in_memory
