@@ -123,6 +123,6 @@ def principal(acts: Activations, k: int, seeds: Sequence[int]) -> Point:
 
 
 def at_fvu(first: Sequence[Study], second: Sequence[Study], wanted: float) -> Estimate | str:
-    """Return how much further the first sweep over k agrees than the second at one FVU, or that one does not reach it."""
+    """Return how much further the first sweep over k agrees than the second at one FVU, if both reach it."""
     found = frontier.difference(*(frontier.of(side, "fvu", METRIC) for side in (first, second)), wanted)
     return by_group(found) if found else "not reached by both"

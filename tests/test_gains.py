@@ -65,7 +65,8 @@ def test_a_planted_gain_is_found_with_its_cost_and_its_truth(data: Activations) 
     )
     assert better["p_holm"] == pytest.approx(min(1, 2 * better["p"])) and same["p_holm"] >= same["p"]
     assert 0 < same["detectable"] and rows["tuned"]["agreement"].method.startswith("jackknife over groups of seeds")
-    start = stats.pairwise([[float(hungarian_mcc(a, b)) for b in outcomes["same"].at(8).W_dec] for a in outcomes["same"].at(8).W_dec])  # fmt: skip
+    rows_at_8 = outcomes["same"].at(8).W_dec
+    start = stats.pairwise([[float(hungarian_mcc(a, b)) for b in rows_at_8] for a in rows_at_8])
     assert same["start"].value == pytest.approx(start.value)
 
 
