@@ -228,7 +228,7 @@ def gaps(panel: Mapping[str, Sequence[Sequence[Features]]]) -> dict[str, Estimat
 
 def summary(panels: Mapping[str, Mapping[str, Sequence[Sequence[Features]]]]) -> dict[str, Estimate]:
     """Return the mean of every measure, `{panel}_{measure}_of_{name}`, and all `gaps`, `{panel}_{measure}_{name}`."""
-    found = {}
+    found: dict[str, Estimate] = {}
     for panel, sides in panels.items():
         for name, side in sides.items():
             found |= {f"{panel}_{what}_of_{name}": over(means(side, what)) for what in MEASURES}
