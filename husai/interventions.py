@@ -77,10 +77,10 @@ class Site:
 
 
 def site(model: Models, acts: Activations, hook: str, rows: Int[Tensor, " inputs"] | None = None) -> Site:
-    """Return where one model can be changed: its activations at a hook, on some of the task's inputs.
+    """Return where one model can be changed: its activations at a hook, on `rows`, the held-out inputs unless given.
 
-    `acts` are those of `activations.collect` for this model and hook; `rows` are the inputs, the held-out ones unless
-    given. ValueError: not one model, rows outside the task, activations of another model, hook or position.
+    `acts` are those of `activations.collect` for this model and hook. ValueError: not one model, no rows, rows outside
+    the task, activations of another model, hook or position.
     """
     require(len(model.seeds) == 1, "model", f"{len(model.seeds)} models", "one: `models.select(index)`")
     data, values = sequences(model.task), in_memory(acts.values)
@@ -88,9 +88,8 @@ def site(model: Models, acts: Activations, hook: str, rows: Int[Tensor, " inputs
     rows = (~acts.training).nonzero()[:, 0] if rows is None else rows
     inside = len(rows) > 0 and 0 <= int(rows.min()) and int(rows.max()) < len(values)
     require(inside, "rows", f"{len(rows)} rows", f"at least one, all in 0..{len(values) - 1}; none may be held out")
-    fit = values[acts.training]
-    sd = float((fit - fit.mean(0)).double().square().sum(1).mean().sqrt())
-    found = Site(model, hook, data.tokens[rows], data.answers[rows], values[rows], fit.mean(0), sd)
+    sd = float((values[acts.training] - acts.mean).double().square().sum(1).mean().sqrt())
+    found = Site(model, hook, data.tokens[rows], data.answers[rows], values[rows], acts.mean, sd)
     own = torch.allclose(found.clean, model.logits(found.tokens)[0], rtol=1e-3, atol=1e-2)
     require(own, "acts", acts.name, f"the activations of this model at {hook}, where its answer is read")
     return found
@@ -158,8 +157,7 @@ def latent_effects(site: Site, sae: SAEBatch) -> LatentEffects:
     clean = site.clean.double().log_softmax(-1)
     for latent, at, logits in _ablated(site, sae, None):
         without, before = logits.double().log_softmax(-1), clean[at]
-        right = site.answers[at, None]
-        rise = (before - without).gather(1, right)[:, 0]
+        rise = (before - without).gather(1, site.answers[at, None])[:, 0]
         kl = (before.exp() * (before - without)).sum(1)
         for row, values in zip(sums, (torch.ones_like(rise), kl, rise), strict=True):
             row.index_add_(0, latent, values)
@@ -177,7 +175,10 @@ def steer(site: Site, directions: Float[Tensor, "n d_model"], dose: float) -> Fl
     require(fits, "directions", tuple(directions.shape), f"[n, {site.x.shape[1]}]")
     require(bool((directions != 0).any(1).all()), "directions", "a row of zeros", "rows that have a direction")
     moves = dose * site.sd * unit_rows(directions)
-    return torch.stack([(site.logits(site.x + move) - site.clean)[:, : site.model.task.p] for move in moves])
+    n, p = len(site.x), site.model.task.p
+    parts = [(part[:, None] + site.x).flatten(0, 1) for part in moves.split(max(1, ROWS // n))]
+    logits = torch.cat([site.logits(x, torch.arange(len(x)) % n)[:, :p] for x in parts])
+    return logits.unflatten(0, (len(moves), n)) - site.clean[:, :p]
 
 
 @dataclass(frozen=True)
@@ -208,10 +209,9 @@ def faithfulness(site: Site, saes: SAEBatch) -> Faithfulness:
     ValueError: an SAE that does not fit the site, or a site whose removal does not change the cross-entropy.
     """
     spliced = [splice(site, saes[index]) for index in range(len(saes))]
-    entropy = [site.cross_entropy(logits) for logits in spliced]
-    levels = _levels(site)
+    entropy, levels = [site.cross_entropy(logits) for logits in spliced], _levels(site)
     recovered = {what: tuple(_recovered(levels, what, one) for one in entropy) for what in ("zero", "mean")}
-    accuracy = tuple(site.accuracy(logits) for logits in spliced)
+    accuracy = tuple(map(site.accuracy, spliced))
     return Faithfulness(saes.seeds, accuracy, tuple(entropy), recovered["zero"], recovered["mean"], levels)
 
 
@@ -244,18 +244,18 @@ def curves(site: Site, saes: SAEBatch, order: Int[Tensor, "seeds d_sae"], counts
     ValueError: an order of other SAEs, counts outside 0..d_sae.
     """
     shape = (len(saes), saes.config.d_sae)
-    require(tuple(order.shape) == shape, "order", tuple(order.shape), f"{shape}, one row an SAE")
-    inside = bool(counts) and all(0 <= n <= shape[1] for n in counts)
-    require(inside, "counts", list(counts), f"one or more numbers in 0..{shape[1]}")
+    require(order.shape == shape, "order", tuple(order.shape), f"{shape}, one row an SAE")
+    require(bool(counts) and {*counts} <= {*range(shape[1] + 1)}, "counts", list(counts), f"numbers in 0..{shape[1]}")
     levels, found = _levels(site), torch.zeros(4, len(saes), len(counts))
     for index in range(len(saes)):
         sae = saes[index]
         z = _latents(site, sae)
         for column, n in enumerate(counts):
             kept = torch.zeros_like(z).index_copy(1, order[index, :n], z[:, order[index, :n]]) @ sae.W_dec[0]
-            sides = [site.logits(x) for x in (kept + sae.b_dec[0], site.x - kept)]
-            found[:2, index, column] = torch.tensor([_recovered(levels, "mean", site.cross_entropy(s)) for s in sides])
-            found[2:, index, column] = torch.tensor([site.accuracy(side) for side in sides])
+            for side, x in enumerate((kept + sae.b_dec[0], site.x - kept)):
+                logits = site.logits(x)
+                found[side, index, column] = _recovered(levels, "mean", site.cross_entropy(logits))
+                found[2 + side, index, column] = site.accuracy(logits)
     return Curves(tuple(counts), *found)
 
 
@@ -295,5 +295,5 @@ def _levels(site: Site) -> dict[str, float]:
 
 def _recovered(levels: dict[str, float], what: str, entropy: float) -> float:
     """Return (CE_ablate - CE) / (CE_ablate - CE_clean)."""
-    ablated = levels[f"{what}_cross_entropy"]
-    return (ablated - entropy) / (ablated - levels["clean_cross_entropy"])
+    ablated, clean = (levels[f"{name}_cross_entropy"] for name in (what, "clean"))
+    return (ablated - entropy) / (ablated - clean)

@@ -14,8 +14,8 @@ FLOORS = [
     "objectives kernels artifacts shards prefixes pairing knockoffs",
     "models grokking architectures saes formats nulls gate plots",
     "activations engines feed calibration training health",
-    "study comparison contrasts frontier dynamics replication identifiability interventions benches report "
-    "ablations sensitivity selection",
+    "study comparison contrasts frontier dynamics replication identifiability interventions effects consistency "
+    "ablations sensitivity selection benches report",
 ]
 FLOOR = {f"husai.{name}": floor for floor, names in enumerate(FLOORS) for name in names.split()}
 LIGHT = ["config", "provenance", "evidence", "stats", "gate", "plots"]

@@ -57,15 +57,19 @@ def scatter(
     lines: Mapping[str, float] | None = None,
     labels: Mapping[str, Sequence[str]] | None = None,
     diagonal: bool = False,
+    clouds: Mapping[str, tuple[Any, Any]] | None = None,
     **scales: Any,
 ) -> Figure:
     """Draw (x, y) estimates with both intervals, one colour and marker a series; `joined` in the order given.
 
-    `lines` are named levels of y; `labels` are written beside the points of a series; `diagonal` draws y = x.
+    `lines` are named levels of y; `labels` are written beside the points of a series; `diagonal` draws y = x; `clouds`
+    are single observations (x, y) of a series, faint behind its estimates.
     """
     figure, axis = plt.subplots(figsize=(5.6, 3.8))
     for index, (name, points) in enumerate(series.items()):
         colour, marker = COLOURS[index % len(COLOURS)], "os^Dv<>PX*"[index % 10]
+        if name in (clouds or {}):
+            axis.plot(*(clouds or {})[name], ".", color=colour, ms=3, mew=0, alpha=0.3, zorder=0)
         x, y = (np.array([point[side].value for point in points]) for side in (0, 1))
         spread = [
             np.array([[e.value - e.low, e.high - e.value] for e in (point[side] for point in points)]).T
