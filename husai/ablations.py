@@ -230,35 +230,36 @@ def as_published(model: Models, hook: str, study: Study, draws: int = 1000) -> d
     On 30 % of the inputs, the SAE's own training inputs among them. `proxy_*`: means of `proxy` over each group, their
     ratio, and in which share of random draws of 10 + 10 latents a t test gives p < .05. `drop_*`: accuracy of the
     unchanged model less that with the reconstruction without the latent, of 10 + 10 drawn ones; `spliced`: accuracy
-    with nothing but the reconstruction. `rate_*`: share of the inputs on which the latent fires; `kl_*`: mean KL where
-    it fires, the error left in.
+    with nothing but the reconstruction; `left_*`: the drop with the reconstruction error left in; `kl_*`: KL of the
+    same ablation, in nats over all these inputs. `rate_*`: share of the inputs on which latents of the group fire.
     """
     acts = study.activations
     site = interventions.site(model, acts, hook, interventions.inputs(acts, round(0.3 * len(acts.values)), False))
     z = [study.saes[i].encode(site.x)[0] for i in range(len(study.seeds))]
     scores = np.stack([proxy(one).double().numpy() for one in z])
     rates = np.stack([(one != 0).double().mean(0).numpy() for one in z])
-    kl = np.stack([interventions.latent_effects(site, study.saes[i]).kl.numpy() for i in range(len(z))])
-    chosen = groups(study.saes.decoders())._asdict()
     rng = np.random.default_rng(stream_seed(0, "ablations/published"))
     found: dict[str, float] = {"accuracy": site.accuracy(site.clean)}
     found["spliced"] = float(np.mean([site.accuracy(interventions.splice(site, study.saes[i])) for i in range(len(z))]))
     drawn = []
-    for name, rows in chosen.items():
+    for name, rows in groups(study.saes.decoders())._asdict().items():
         seed, latent = rows.T
-        fires = rates[seed, latent] > 0
         found[f"proxy_{name}"], found[f"rate_{name}"] = scores[seed, latent].mean(), rates[seed, latent].mean()
-        found[f"kl_{name}"] = float(kl[seed, latent][fires].mean()) if fires.any() else 0.0
-        ten = rows[rng.permutation(len(rows))[:10]]
-        drops = [found["accuracy"] - _without(site, study.saes[s], z[s], j) for s, j in ten.tolist()]
-        found[f"drop_{name}"] = float(np.mean(drops))
+        ten = rows[rng.permutation(len(rows))[:10]].tolist()
+        lost = [_lost(site, study.saes[s], z[s], j) for s, j in ten]
+        for key, values in zip(("drop", "left", "kl"), zip(*lost, strict=True), strict=True):
+            found[f"{key}_{name}"] = float(np.mean(values))
         drawn.append(np.stack([scores[seed, latent][rng.permutation(len(rows))[:10]] for _ in range(draws)]))
     found["proxy_ratio"] = found["proxy_stable"] / max(found["proxy_unstable"], FLOOR)  # dead ones score 0
     found["proxy_significant"] = float((distributions.ttest_ind(*drawn, axis=1).pvalue < 0.05).mean())
     return {name: float(value) for name, value in found.items()}
 
 
-def _without(site: interventions.Site, sae: SAEBatch, z: Tensor, latent: int) -> float:
-    """Return the accuracy with the reconstruction, one latent left out of it, in the place of the activation."""
-    rebuilt = sae.decode(z[None])[0] - z[:, latent, None] * sae.W_dec[0, latent]
-    return site.accuracy(site.logits(rebuilt))
+def _lost(site: interventions.Site, sae: SAEBatch, z: Tensor, latent: int) -> tuple[float, float, float]:
+    """Return the accuracy lost without a latent, rebuilt and with the error left in, and the KL of the latter."""
+    part = z[:, latent, None] * sae.W_dec[0, latent]
+    alone, left = site.logits(sae.decode(z[None])[0] - part), site.logits(site.x - part)
+    before, after = site.clean.double().log_softmax(-1), left.double().log_softmax(-1)
+    kl = float((before.exp() * (before - after)).sum(1).mean())
+    accuracy = site.accuracy(site.clean)
+    return accuracy - site.accuracy(alone), accuracy - site.accuracy(left), kl

@@ -52,7 +52,7 @@ def labels(model: Models, rows: np.ndarray, count: int = LABELS) -> Float[np.nda
 
 
 def of(
-    models: Models, studies: Sequence[Study], *, q: float = 0.1, repeats: int = 4, tau: float = 0.7
+    models: Models, studies: Sequence[Study], *, q: float = 0.1, repeats: int = 2, tau: float = 0.7
 ) -> list[list[Selection]]:
     """Return the selection of every SAE by model and seed, on held-out inputs; one study a model.
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from husai import pairing
@@ -44,30 +44,46 @@ class Sensitivity(NamedTuple):
         return (self.observed - self.chance) / (1 - self.chance)
 
 
-def sensitivity(
-    codes: Float[Tensor, "inputs n"],
-    origins: Int[Tensor, " origins"],
-    neighbours: Int[Tensor, "kinds origins m"],
-    kinds: Int[Tensor, " n"] | None = None,
-) -> Sensitivity:
-    """Return how often the `TOP` latents of each origin exceed `SHARE` of their value on its neighbours.
+class Probe(NamedTuple):
+    """Which latents are looked at on some inputs, and how often they would be as active on any other."""
 
-    The mean over origins and latents (those of at least `LEAST` there) of the share of the m neighbours; latent j has
-    the neighbours of kind `kinds[j]`, of kind 0 unless given. The chance is exact: the same share over all inputs but
-    the origin. ValueError: no latent is active at any origin, or none could be more active than by chance.
-    """
+    origins: Int[Tensor, " origins"]
+    latents: Int[Tensor, "origins top"]
+    """The `TOP` largest latents of each."""
+    values: Float[Tensor, "origins top"]
+    active: Bool[Tensor, "origins top"]
+    """Those of at least `LEAST`; the others are not looked at."""
+    chance: float
+    """Share of all inputs but the origin on which these latents exceed `SHARE` of their value there."""
+
+
+def probe(codes: Float[Tensor, "inputs n"], origins: Int[Tensor, " origins"]) -> Probe:
+    """Return what is asked of some inputs. ValueError: no latent is active there, or only ones that always are."""
     values, latents = codes[origins].topk(min(TOP, codes.shape[1]))
     active = values >= LEAST
     require(bool(active.any()), "codes", f"nothing above {LEAST} at the origins", "latents that are active there")
-    which = torch.zeros_like(latents) if kinds is None else kinds[latents]
-    where = neighbours[which, torch.arange(len(origins))[:, None]]  # [origins, top, m]
-    stays = codes[where, latents[..., None]] > SHARE * values[..., None]
-    observed = float(stays.double().mean(-1)[active].mean())
     by_latent = codes.T.contiguous()
     above = [(by_latent[at] > SHARE * v[:, None]).sum(1) for at, v in zip(latents, values, strict=True)]
     chance = float(((torch.stack(above)[active] - 1).double() / (len(codes) - 1)).mean())
     require(chance < 1, "codes", "latents that are active everywhere", "latents that some inputs do not activate")
-    return Sensitivity(observed, chance)
+    return Probe(origins, latents, values, active, chance)
+
+
+def sensitivity(
+    codes: Float[Tensor, "inputs n"],
+    asked: Probe,
+    neighbours: Int[Tensor, "kinds origins m"],
+    kinds: Int[Tensor, " n"] | None = None,
+) -> Sensitivity:
+    """Return how often the latents of each origin exceed `SHARE` of their value on its neighbours.
+
+    The mean over origins and latents of the share of the m neighbours; latent j has the neighbours of kind `kinds[j]`,
+    of kind 0 unless given. The chance is the expectation with random inputs for neighbours, exactly.
+    """
+    which = torch.zeros_like(asked.latents) if kinds is None else kinds[asked.latents]
+    where = neighbours[which, torch.arange(len(asked.origins))[:, None]]  # [origins, top, m]
+    stays = codes[where, asked.latents[..., None]] > SHARE * asked.values[..., None]
+    return Sensitivity(float(stays.double().mean(-1)[asked.active].mean()), asked.chance)
 
 
 def steps(p: int, origins: Int[Tensor, " origins"], scale: int = 1) -> Int[Tensor, "origins m"]:
@@ -107,16 +123,18 @@ def panel(codes: Float[Tensor, "inputs n"], p: int, origins: int, seed: int = 0)
     """Return the sensitivity to four kinds of neighbours, of codes of all p*p inputs at random origins.
 
     `number`: the sources'. `phase`: as near at each latent's own strongest frequency. `answer`: the same sum.
-    `permuted`: `phase` with the inputs in random order, frequencies chosen anew: the null, whose kappa is around 0.
+    `permuted`: `phase` where the inputs change places at random, frequencies chosen anew: the null, its kappa around 0.
     """
     order = torch.randperm(len(codes), generator=generator(seed, "sensitivity/origins"))
-    at, mixed = order[:origins], codes[torch.randperm(len(codes), generator=generator(seed, "sensitivity/permuted"))]
+    mixed = torch.randperm(len(codes), generator=generator(seed, "sensitivity/permuted"))
+    asked = probe(codes, order[:origins])
+    at = asked.origins
     by_phase = torch.stack([steps(p, at, pow(w, -1, p)) for w in range(1, (p - 1) // 2 + 1)])
     return {
-        "number": sensitivity(codes, at, steps(p, at)[None]),
-        "phase": sensitivity(codes, at, by_phase, frequencies(codes, p) - 1),
-        "answer": sensitivity(codes, at, same_answer(p, at, seed)[None]),
-        "permuted": sensitivity(mixed, at, by_phase, frequencies(mixed, p) - 1),
+        "number": sensitivity(codes, asked, steps(p, at)[None]),
+        "phase": sensitivity(codes, asked, by_phase, frequencies(codes, p) - 1),
+        "answer": sensitivity(codes, asked, same_answer(p, at, seed)[None]),
+        "permuted": sensitivity(codes, asked, mixed[by_phase], frequencies(codes[mixed], p) - 1),
     }
 
 
@@ -165,7 +183,7 @@ def by_density(study: Study, p: int, origins: int, ks: Sequence[int] = ()) -> li
         saes = replace(study.saes, config=replace(study.config.sae, k=k))
         codes = [codes_of(saes[i], study) for i in range(len(saes))]
         density = pairing.across([[float((one != 0).double().mean()) for one in codes]])
-        panels = [[{"number": sensitivity(one, at, steps(p, at)[None])} for one in codes]]
+        panels = [[{"number": sensitivity(one, probe(one, at), steps(p, at)[None])} for one in codes]]
         found.append({"density": density} | estimates(panels, "number"))
     return found
 

@@ -121,3 +121,4 @@ def test_the_proxy_does_not_ask_the_model_and_accuracy_is_measured_on_the_splice
     assert {name: found[name] for name in proxies} == {name: other[name] for name in proxies}
     assert found["accuracy"] > 0.9 > other["accuracy"], "the answers are other ones, the proxy is the same"
     assert found["kl_stable"] > 0 and 0 <= found["spliced"] <= 1
+    assert found["left_stable"] < 0.1 < found["drop_stable"], "what the reconstruction loses is not the latent's"
