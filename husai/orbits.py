@@ -122,7 +122,7 @@ def similarity(
     in_a, in_b = coordinates(found, a), coordinates(found, b)
     products = (in_a.conj()[:, None] * in_b).flatten(0, 1)
     rest = (a @ b.T - (in_a.conj() @ in_b.T).real).flatten()
-    return _over_shifts(found, products, rest).reshape(len(a), len(b))
+    return _over_shifts(_waves(found), products, rest).reshape(len(a), len(b))
 
 
 def best_similarity(
@@ -138,23 +138,27 @@ def best_similarity(
     in_a, in_b = coordinates(found, a), coordinates(found, b)
     rest = a @ b.T - (in_a.conj() @ in_b.T).real
     bounds, order = (in_a.abs() @ in_b.abs().T + rest.abs()).sort(1, descending=True)
-    best = torch.zeros(len(a))
+    best, waves = torch.zeros(len(a)), _waves(found)
     for columns, bound in zip(order.split(at_once, 1), bounds.split(at_once, 1), strict=True):
         i, place = (bound > best[:, None]).nonzero(as_tuple=True)
         if not len(i):
             break
         j = columns[i, place]
-        best.scatter_reduce_(0, i, _over_shifts(found, in_a[i].conj() * in_b[j], rest[i, j]), "amax")
+        best.scatter_reduce_(0, i, _over_shifts(waves, in_a[i].conj() * in_b[j], rest[i, j]), "amax")
     return best
 
 
-def _over_shifts(
-    found: Action, products: Complex[Tensor, "pairs planes"], rest: Float[Tensor, " pairs"]
-) -> Float[Tensor, " pairs"]:
-    """Return max over all p*p shifts of |Re sum_fg products e^(2 pi i (f s + g t) / p) + rest|."""
+def _waves(found: Action) -> Float[Tensor, "terms shifts"]:
+    """Return cos, -sin of every plane's angle, and 1, under all p*p shifts."""
     steps = torch.cartesian_prod(torch.arange(found.p), torch.arange(found.p))
     angles = 2 * torch.pi * ((found.frequencies @ steps.T) % found.p) / found.p
-    waves = torch.cat([angles.cos(), -angles.sin(), torch.ones_like(angles[:1])])
+    return torch.cat([angles.cos(), -angles.sin(), torch.ones_like(angles[:1])])
+
+
+def _over_shifts(
+    waves: Float[Tensor, "terms shifts"], products: Complex[Tensor, "pairs planes"], rest: Float[Tensor, " pairs"]
+) -> Float[Tensor, " pairs"]:
+    """Return max over all p*p shifts of |Re sum_fg products e^(2 pi i (f s + g t) / p) + rest|."""
     terms = torch.cat([products.real, products.imag, rest[:, None]], 1)
     return torch.cat([(part @ waves).abs_().amax(1) for part in terms.split(PAIRS)])
 
