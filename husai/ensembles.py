@@ -3,17 +3,16 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from husai import activations, comparison, consensus, metrics, nulls, saes, stats, study
+from husai import activations, consensus, nulls, saes, study
 from husai.activations import Activations
 from husai.config import Objective, TrainConfig, require
-from husai.evidence import Estimate
 from husai.recipes import converged
 from husai.saes import SAEBatch
 from husai.shards import in_memory
@@ -131,6 +130,28 @@ def grouped(ways: Mapping[str, Method], acts: Activations, seeds: Sequence[Seque
     totals = {name: way.steps for name, way in ways.items()}
     require(len(set(totals.values())) == 1, "ways", totals, "one number of steps for all")
     return {name: _made(name, way, acts, seeds) for name, way in ways.items()}
+
+
+def swept(
+    made: Mapping[str, Study],
+    ways: Mapping[str, Method],
+    ks: Sequence[int],
+    acts: Activations,
+    seeds: Sequence[Sequence[int]],
+) -> dict[str, list[Study]]:
+    """Return each method's studies over rising k: those of `grouped` at `ks`, and `made` at its own k.
+
+    `made` has the same groups first, and is cut to them.
+    """
+    first = range(len(seeds))
+    found = {
+        way.config.sae.active: {name: picked([made[name]] * len(first), first) for name in ways}
+        for way in ways.values()
+    }
+    for k in ks:
+        at = {name: replace(way.config, sae=replace(way.config.sae, k=k)) for name, way in ways.items()}
+        found[k] = grouped({name: way._replace(config=at[name]) for name, way in ways.items()}, acts, seeds)
+    return {name: [found[k][name] for k in sorted(found)] for name in ways}
 
 
 def _made(name: str, way: Method, acts: Activations, seeds: Sequence[Sequence[int]]) -> Study:

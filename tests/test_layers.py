@@ -14,7 +14,8 @@ FLOORS = [
     "objectives kernels artifacts shards prefixes",
     "models grokking architectures saes formats nulls gate plots",
     "activations engines feed coupling calibration training health",
-    "study comparison contrasts frontier ensembles gains dynamics replication identifiability interventions benches report",
+    "study comparison contrasts frontier ensembles gains dynamics replication identifiability interventions benches "
+    "report",
 ]
 FLOOR = {f"husai.{name}": floor for floor, names in enumerate(FLOORS) for name in names.split()}
 LIGHT = ["config", "provenance", "evidence", "stats", "gate", "plots"]
