@@ -132,6 +132,28 @@ def grouped(ways: Mapping[str, Method], acts: Activations, seeds: Sequence[Seque
     return {name: _made(name, way, acts, seeds) for name, way in ways.items()}
 
 
+def swept(
+    made: Mapping[str, Study],
+    ways: Mapping[str, Method],
+    ks: Sequence[int],
+    acts: Activations,
+    seeds: Sequence[Sequence[int]],
+) -> dict[str, list[Study]]:
+    """Return each method's studies over rising k: those of `grouped` at `ks`, and `made` at its own k.
+
+    `made` has the same groups first, and is cut to them.
+    """
+    first = range(len(seeds))
+    found = {
+        way.config.sae.active: {name: picked([made[name]] * len(first), first) for name in ways}
+        for way in ways.values()
+    }
+    for k in ks:
+        at = {name: replace(way.config, sae=replace(way.config.sae, k=k)) for name, way in ways.items()}
+        found[k] = grouped({name: way._replace(config=at[name]) for name, way in ways.items()}, acts, seeds)
+    return {name: [found[k][name] for k in sorted(found)] for name in ways}
+
+
 def _made(name: str, way: Method, acts: Activations, seeds: Sequence[Sequence[int]]) -> Study:
     if way.how == "alone":
         return study.run({name: (acts, way.config)}, [group[0] for group in seeds])[name]

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from husai import comparison, frontier, health, metrics, nulls, stats
+from husai import comparison, frontier, health, metrics, nulls, stats, study
 from husai.activations import Activations
-from husai.config import require
+from husai.config import TrainConfig, require
 from husai.ensembles import METRIC, WORSE
 from husai.evidence import Estimate
 from husai.shards import in_memory
@@ -122,7 +122,16 @@ def principal(acts: Activations, k: int, seeds: Sequence[int]) -> Point:
     return by_group(stats.mean(fvus)), by_group(agreed)
 
 
+def anchors(acts: Activations, config: TrainConfig, seeds: Sequence[int]) -> dict[str, list[Point]]:
+    """Return what agreement alone is worth: principal axes, no more latents than are active, a decoder left alone."""
+    tiny = replace(config, sae=replace(config.sae, d_sae=config.sae.active))
+    tried = {"as few latents as k": tiny, "frozen decoder": replace(config, frozen="decoder")}
+    found = study.run({name: (acts, one) for name, one in tried.items()}, seeds)
+    axes = {"k principal axes": [principal(acts, config.sae.active, seeds)]}
+    return axes | {name: [point(one)] for name, one in found.items()}
+
+
 def at_fvu(first: Sequence[Study], second: Sequence[Study], wanted: float) -> Estimate | str:
-    """Return how much further the first sweep over k agrees than the second at one FVU, if both reach it."""
+    """Return how much further one sweep over k agrees than a second at one FVU, or that they do not reach it."""
     found = frontier.difference(*(frontier.of(side, "fvu", METRIC) for side in (first, second)), wanted)
     return by_group(found) if found else "not reached by both"

@@ -189,7 +189,10 @@ def detectable(estimate: Estimate, power: float = 0.8, alpha: float = 0.05, df: 
     def missing(shift: float) -> float:
         return power - distributions.nct.sf(critical, df, shift) - distributions.nct.cdf(-critical, df, shift)
 
-    return error * float(brentq(missing, 0.0, 3 * critical + 3))
+    high = critical
+    while missing(high) > 0:  # step by step: far out the distribution cannot be computed
+        high += 1
+    return error * float(brentq(missing, 0.0, high))
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Gains between groups: planted differences are found, chosen and confirmed by the right intervals."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from husai.activations import Activations, split
 from husai.ensembles import METRIC, Outcome
 from husai.evidence import Estimate
 from husai.identifiability import recipe
-from husai.metrics import hungarian_mcc, recovery
+from husai.metrics import hungarian_mcc, pairwise_matrix, recovery
+from husai.nulls import isotropic
 from husai.saes import SAEBatch
 from husai.study import Study
 from husai.tasks import sparse_dictionary
@@ -37,13 +39,7 @@ def planted(data: Activations, noise: float, groups: int = 6, first: int = 0) ->
         config.sae, tuple(range(groups)), decoder.transpose(1, 2).clone(), torch.zeros(groups, WIDTH), decoder,
         torch.zeros(groups, D),
     )  # fmt: skip
-    return Outcome(data, config, batch.seeds, None or data_path(), made={8: batch})  # type: ignore[arg-type]
-
-
-def data_path():
-    from pathlib import Path
-
-    return Path()
+    return Outcome(data, config, batch.seeds, Path(), made={8: batch})
 
 
 def test_a_planted_gain_is_found_with_its_cost_and_its_truth(data: Activations) -> None:
@@ -65,8 +61,7 @@ def test_a_planted_gain_is_found_with_its_cost_and_its_truth(data: Activations) 
     )
     assert better["p_holm"] == pytest.approx(min(1, 2 * better["p"])) and same["p_holm"] >= same["p"]
     assert 0 < same["detectable"] and rows["tuned"]["agreement"].method.startswith("jackknife over groups of seeds")
-    rows_at_8 = outcomes["same"].at(8).W_dec
-    start = stats.pairwise([[float(hungarian_mcc(a, b)) for b in rows_at_8] for a in rows_at_8])
+    start = stats.pairwise(pairwise_matrix(hungarian_mcc, outcomes["same"].at(8).W_dec))
     assert same["start"].value == pytest.approx(start.value)
 
 
@@ -79,6 +74,20 @@ def test_the_weights_are_the_firing_rates(data: Activations) -> None:
         turned.saes.W_dec[0, latent] *= -1
         turned.__dict__["firing"] = one.firing
         assert (before - turned.scores(METRIC)[0, 1] < before - turned.scores("hungarian_mcc")[0, 1]) == wanted
+
+
+def test_anchors_and_a_sweep_over_k(data: Activations) -> None:
+    config = recipe(WIDTH, K, 32)
+    points = gains.anchors(data, config, [0, 1, 2])
+    still, tiny = points["frozen decoder"][0], points["as few latents as k"][0]
+    drawn = sum(hungarian_mcc(isotropic(WIDTH, D, 2 * i), isotropic(WIDTH, D, 2 * i + 1)) for i in range(20)) / 20
+    assert still[1].value == pytest.approx(drawn, abs=0.08) and tiny[0].value > 0.3
+    ways = {"tuned": ensembles.Method("alone", config), "longer": ensembles.Method("alone", replace(config, lr=1e-3))}
+    made = ensembles.grouped(ways, data, ensembles.groups(4, 2))
+    lines = ensembles.swept(made, ways, [6, 2], data, ensembles.groups(3, 2))
+    assert [one.config.sae.k for one in lines["longer"]] == [2, K, 6]
+    assert [one.seeds for one in lines["tuned"]] == [(0, 2, 4)] * 3, "the same groups at every k"
+    assert torch.equal(lines["tuned"][1].saes.W_dec, made["tuned"].saes.W_dec[:3])
 
 
 def test_refusals(data: Activations) -> None:
