@@ -73,11 +73,12 @@ class Coupling:
     ) -> Float[Tensor, "seeds d_sae d_model"] | None:
         """Return what the term adds to the decoders' gradients until the next look at it, None without a term.
 
-        `losses` are the seeds' reconstruction losses of the last step, which a relative weight multiplies.
+        `losses` are the seeds' reconstruction losses of the last step, which a relative weight multiplies: before the
+        first step there are none, and no relative term either.
         """
-        if self.stretch is None:
-            return None
         o = self.objective
+        if self.stretch is None or (o.relative and losses is None):
+            return None
         weight = o.weight * (max(0.0, 1 - step / (o.fade * self.steps)) if o.fade else 1.0)
         with torch.enable_grad():
             decoder = state.decoder.detach().requires_grad_()
@@ -85,7 +86,7 @@ class Coupling:
             (gradient,) = torch.autograd.grad(value.sum(), decoder)
         self.value = value.detach()
         if o.relative:
-            gradient *= (torch.ones(len(decoder)) if losses is None else losses).to(gradient)[:, None, None]
+            gradient *= losses.to(gradient)[:, None, None]  # type: ignore[union-attr]
         return weight * gradient
 
     def _term(self, decoder: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ def initial_state(config: TrainConfig, data: Data, seeds: Sequence[int]) -> Stat
             decoder = torch.randn(sae.d_sae, d_model, generator=draw)
             encoder = torch.nn.functional.normalize(decoder, dim=1)
         else:
-            encoder = (2 * torch.rand(sae.d_sae, d_in, generator=draw) - 1) / math.sqrt(d_in)
+            encoder = (2 * torch.rand(sae.d_sae, d_in, generator=draw) - 1) * math.sqrt(6 / d_in)
             decoder = (2 * torch.rand(sae.d_sae, d_model, generator=draw) - 1) / math.sqrt(sae.d_sae)
         weights = {"encoder": encoder, "decoder": torch.nn.functional.normalize(decoder, dim=1)}
         starts.append(weights | architecture.parameters(sae, d_in, draw))

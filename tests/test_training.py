@@ -52,6 +52,12 @@ def test_same_parameters_same_bytes_whatever_is_kept_on_the_way():
     assert sorted(second.checkpoints) == [0, 25, 50] and sorted(first.checkpoints) == [0, 8, 16, 32, 50]
 
 
+def test_an_untied_encoder_starts_as_kaiming_uniform_does():
+    start = training.initial_state(BARE, Data(DATA, DATA), [1, 2]).encoder
+    wanted = torch.nn.init.kaiming_uniform_(torch.empty(4000, 16))
+    assert start.abs().max() <= wanted.abs().max() * 1.01 and start.std() == pytest.approx(wanted.std(), rel=0.05)
+
+
 def test_standardising_folds_away():
     """In raw units the SAE reconstructs data that were shifted and scaled before training just as well."""
     plain, moved = (training.train(data, TOPK, [1]).saes for data in (DATA, 7 * DATA + 3))
