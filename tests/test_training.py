@@ -55,7 +55,8 @@ def test_same_parameters_same_bytes_whatever_is_kept_on_the_way():
 def test_an_untied_encoder_starts_as_kaiming_uniform_does():
     start = training.initial_state(BARE, Data(DATA, DATA), [1, 2]).encoder
     wanted = torch.nn.init.kaiming_uniform_(torch.empty(4000, 16))
-    assert start.abs().max() <= wanted.abs().max() * 1.01 and start.std() == pytest.approx(wanted.std(), rel=0.05)
+    assert start.abs().max() <= 1.01 * wanted.abs().max()
+    assert start.std().item() == pytest.approx(wanted.std().item(), rel=0.05)
 
 
 def test_standardising_folds_away():
