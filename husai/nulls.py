@@ -53,11 +53,19 @@ def covariance_matched(acts: Float[Tensor, "inputs d"], n: int, seed: int) -> Fl
     ValueError: n below 1, NaN or Inf, activations that do not vary.
     """
     require(n >= 1, "n", n, "at least 1 row")
-    centred = centre(acts)
-    variances, axes = torch.linalg.eigh(centred.T @ centred / len(acts))
-    root = axes * variances.clamp(min=0).sqrt() @ axes.T
+    root = covariance_root(acts)
     noise = torch.randn(n, len(root), generator=generator(seed, "nulls/covariance"), dtype=root.dtype)
     return unit_rows(noise @ root)
+
+
+def covariance_root(acts: Float[Tensor, "inputs d"]) -> Float[Tensor, "d d"]:
+    """Return Sigma^(1/2), Sigma the centred covariance: cos(e Sigma^(1/2), f Sigma^(1/2)) correlates acts e and acts f.
+
+    ValueError: NaN or Inf, activations that do not vary.
+    """
+    centred = centre(acts)
+    variances, axes = torch.linalg.eigh(centred.T @ centred / len(acts))
+    return axes * variances.clamp(min=0).sqrt() @ axes.T
 
 
 def gaussian(acts: Float[Tensor, "inputs d"], seed: int) -> Float[Tensor, "inputs d"]:

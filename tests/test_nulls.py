@@ -164,3 +164,13 @@ def test_principal_axes_are_the_linear_code_of_least_error():
     assert kept.item() == pytest.approx(singular[:5].square().sum().item(), rel=1e-5)
     with pytest.raises(ValueError, match="k is 129; wanted 1 to 128"):
         nulls.principal_axes(acts, 129)
+
+
+def test_the_root_of_the_covariance_turns_cosines_into_correlations() -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 5, generator=draw) @ torch.randn(5, 5, generator=draw) + 3
+    e, f = torch.randn(2, 5, generator=draw, dtype=torch.float64)
+    root = nulls.covariance_root(x)
+    cosine = torch.nn.functional.cosine_similarity(e @ root, f @ root, dim=0)
+    correlation = torch.corrcoef(torch.stack([x.double() @ e, x.double() @ f]))[0, 1]
+    assert float(cosine) == pytest.approx(float(correlation), abs=1e-9)
