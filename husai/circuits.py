@@ -253,6 +253,11 @@ def overlaps(models: Models, hooks: Sequence[str], rows: int = 1000, seed: int =
     return {name: found[name] for name in hooks}
 
 
+def decoder_overlap(studies: Sequence[Study], p: int) -> Estimate:
+    """Return the mean of the sources' `fourier.published_overlap` of alive decoder rows, one value an SAE."""
+    return pairing.across([[fourier.published_overlap(rows, p) for rows in one.decoders] for one in studies])
+
+
 def embeddings(tables: Mapping[str, Sequence[Float[Tensor, "p d"]]]) -> dict[str, Estimate]:
     """Return R^2 of embeddings in five frequencies, and by the sources' estimator with five and with ten bins.
 
