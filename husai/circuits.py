@@ -5,16 +5,14 @@ to the logits. Nulls and the model's own Fourier directions pass through the sam
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numpy.typing import ArrayLike
 from torch import Tensor
 
-from husai import fourier, nulls, orbits, stats
+from husai import fourier, nulls, orbits, pairing, stats
 from husai.activations import Activations
 from husai.config import require
 from husai.evidence import Estimate
@@ -203,15 +201,6 @@ def means(found: Sequence[Sequence[Features]], what: str) -> Float[np.ndarray, "
     return np.array([[float(torch.as_tensor(getattr(one, what)).mean()) for one in seeds] for seeds in found])
 
 
-def over(values: ArrayLike) -> Estimate:
-    """Return the mean of [models, seeds] over both, from three models on; else over the seeds of the first model."""
-    scores = np.asarray(values, float)
-    if len(scores) >= 3:
-        return stats.crossed(scores).estimate
-    estimate = stats.mean(scores[0])
-    return replace(estimate, method=f"{estimate.method}, in this model")
-
-
 def gaps(panel: Mapping[str, Sequence[Sequence[Features]]]) -> dict[str, Estimate]:
     """Return how much more the SAEs' features score than each other dictionary's, `{measure}_{name}`.
 
@@ -222,7 +211,7 @@ def gaps(panel: Mapping[str, Sequence[Sequence[Features]]]) -> dict[str, Estimat
         own = means(panel["SAE"], what)
         for name, side in panel.items():
             if name != "SAE" and (what != "coverage" or name in DRAWN):
-                found[f"{what}_{name}"] = over(own - means(side, what))
+                found[f"{what}_{name}"] = pairing.across(own - means(side, what))
     return found
 
 
@@ -231,7 +220,7 @@ def summary(panels: Mapping[str, Mapping[str, Sequence[Sequence[Features]]]]) ->
     found: dict[str, Estimate] = {}
     for panel, sides in panels.items():
         for name, side in sides.items():
-            found |= {f"{panel}_{what}_of_{name}": over(means(side, what)) for what in MEASURES}
+            found |= {f"{panel}_{what}_of_{name}": pairing.across(means(side, what)) for what in MEASURES}
         found |= {f"{panel}_{key}": gap for key, gap in gaps(sides).items()}
     return found
 
@@ -239,7 +228,7 @@ def summary(panels: Mapping[str, Mapping[str, Sequence[Sequence[Features]]]]) ->
 def exceeding(found: Sequence[Sequence[Features]], what: str, levels: Sequence[float]) -> list[Estimate]:
     """Return the share of features above each level, with its interval over models and seeds."""
     return [
-        over([[float((getattr(one, what) > level).float().mean()) for one in seeds] for seeds in found])
+        pairing.across([[float((getattr(one, what) > level).float().mean()) for one in seeds] for seeds in found])
         for level in levels
     ]
 
@@ -262,6 +251,11 @@ def overlaps(models: Models, hooks: Sequence[str], rows: int = 1000, seed: int =
     missing = sorted(set(hooks) - found.keys())
     require(not missing, "hooks", missing, "hooks of this model")
     return {name: found[name] for name in hooks}
+
+
+def decoder_overlap(studies: Sequence[Study], p: int) -> Estimate:
+    """Return the mean of the sources' `fourier.published_overlap` of alive decoder rows, one value an SAE."""
+    return pairing.across([[fourier.published_overlap(rows, p) for rows in one.decoders] for one in studies])
 
 
 def embeddings(tables: Mapping[str, Sequence[Float[Tensor, "p d"]]]) -> dict[str, Estimate]:

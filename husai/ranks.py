@@ -76,7 +76,7 @@ def predicts(
     return summarise(scores - chance)
 
 
-def across(recovered: ArrayLike, agreement: ArrayLike) -> dict[str, Estimate]:
+def recovery_with_agreement(recovered: ArrayLike, agreement: ArrayLike) -> dict[str, Estimate]:
     """Return the rank correlation of recovery with agreement over all SAEs of several models, jackknifed over models.
 
     Both are given as one row a setting and one value a model. `plain` over all of them; `within` after each setting's

@@ -145,6 +145,8 @@ def test_saes_of_a_planted_circuit_are_told_from_every_null() -> None:
     acts = activations.split(circuit.activations, 0)
     config = recipes.converged(18, 5, 1024)
     done = study.run({"x": (acts, replace(config, lr=3e-3, batch_size=64))}, [0, 1, 2])["x"]
+    overlaps = [fourier.published_overlap(rows, P) for rows in done.decoders]
+    assert circuits.decoder_overlap([done], P).value == pytest.approx(sum(overlaps) / 3)
     place = circuits.Site(acts, orbits.action(acts.values, P, 0.95), torch.randn(32, P), torch.tensor([1]))
     panel = circuits.against([done], [place], {"again": ([done], [place])})
     found = circuits.gaps(panel)

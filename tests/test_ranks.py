@@ -56,10 +56,10 @@ def test_across_conditions_a_setting_is_told_from_what_goes_with_it() -> None:
     draw = np.random.default_rng(1)
     setting = np.array([0.0, 5.0, 10.0])
     recovered, agreement = (setting + draw.normal(size=(6, 3)) for _ in range(2))
-    found = ranks.across(recovered.T, agreement.T)
+    found = ranks.recovery_with_agreement(recovered.T, agreement.T)
     assert found["plain"].value > 0.7 and found["plain"].n == 6
     assert found["within"].low < 0 < found["within"].high
-    same = ranks.across(recovered.T, recovered.T)
+    same = ranks.recovery_with_agreement(recovered.T, recovered.T)
     assert same["within"].value == pytest.approx(1)
     with pytest.raises(ValueError):
-        ranks.across(recovered[:2].T, agreement[:2].T)
+        ranks.recovery_with_agreement(recovered[:2].T, agreement[:2].T)
