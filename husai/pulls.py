@@ -72,6 +72,15 @@ def affordable(studies: Mapping[float, Study], most: float = COST) -> tuple[floa
     return (max(cheap), True) if cheap else (min(weight for weight in fvu if weight), False)
 
 
+def unmoved(study: Study) -> Estimate:
+    """Return the share of latents whose decoder row is at the last step where it was at step 0, within 1e-5.
+
+    Where nothing pulls and no auxiliary loss is on, these never fired in the training: nothing else moves their rows.
+    """
+    moved = (study.saes.W_dec - study.at(0).W_dec).abs().amax(-1)
+    return stats.mean((moved < 1e-5).double().mean(1).tolist())
+
+
 def grouped(
     study: Study, plain: Study, names: Sequence[Hashable], *, latents: str = "alive"
 ) -> dict[str, Estimate | float | bool]:

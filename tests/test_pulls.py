@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from husai import activations, comparison, contrasts, metrics, pulls, saes, stats, study
 from husai.config import Objective
@@ -86,6 +87,21 @@ def test_affordable_looks_at_quality_alone_and_says_when_nothing_is(found):
     assert pulls.affordable(sweep, most=1.0) == (30.0, True)
     assert pulls.affordable(sweep, most=fvu[1.0] - fvu[0.0]) == (1.0, True)
     assert pulls.affordable(sweep, most=(fvu[1.0] - fvu[0.0]) / 2) == (1.0, False)
+
+
+def test_latents_stay_where_they_started_if_they_never_fire_and_nothing_pulls_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("HUSAI_ARTIFACTS", str(tmp_path))
+    two = torch.randn(2, 16, generator=torch.Generator().manual_seed(0)).repeat(256, 1)  # inputs: few latents ever fire
+    acts = activations.split(two, seed=0)
+    plain = replace(converged(40, 3, steps=8), auxk=0.0)
+    reference = study.run({0: (acts, plain)}, [7, 8, 9])[0].at(0)[0]
+    pulled = replace(plain, objective=Objective("alignment", 1e-6))
+    found = study.run({"plain": (acts, plain), "pulled": (acts, pulled, reference)}, [0, 1, 2])
+    fired = found["plain"].saes.firing(acts.fit) > 0
+    assert pulls.unmoved(found["plain"]).value > 0.3
+    assert pulls.unmoved(found["plain"]).value <= 1 - float(fired.double().mean())
+    assert pulls.unmoved(found["pulled"]).value == 0
+    assert pulls.unmoved(found["plain"].stopped(0)).value == 1
 
 
 def test_a_sweep_without_a_weight_of_zero_or_with_two_references_is_refused(found):
