@@ -21,24 +21,28 @@ def swept(studies: Mapping[float, Study], reference: SAEBatch) -> dict[float, di
 
     All latents. Of the seeds and the reference: `trained`, their agreement; `gap`, beyond random matrices; `bound`,
     the gap's conservative lower bound; `explained`, the variance as the sources define it; `gain_pairs`, agreement
-    less that without the pull, pairs resampled as if independent. Of the seeds alone: `alignment`, the mean |cos| of a
-    latent with its nearest row of the reference; `gain`, agreement less that without the pull, paired by seed;
-    `gain_alive`, that of latents that fire; `drop`, explained variance without the pull less that with it.
-    ValueError: no weight of 0, not one reference, other seeds.
+    less that without the pull, pairs resampled as if independent. Of the seeds alone: `alignment`, 1 - the term
+    that pulls: the mean |cos| of a latent with its nearest row of the reference, or with its row one to one; `gain`,
+    agreement less that without the pull, paired by seed; `gain_alive`, that of latents that fire; `drop`, explained
+    variance without the pull less that with it.
+    ValueError: no weight of 0, other objectives or two of them, not one reference, other seeds.
     """
     require(0 in studies, "studies", list(studies), "a weight of 0 among them")
+    names = sorted({study.config.objective.name for study in studies.values()})
+    require(names in (["alignment"], ["assignment"]), "studies: objectives", names, "alignment or assignment in all")
     require(len(reference) == 1, "reference", f"{len(reference)} SAEs", "one")
     plain = studies[0]
     without, before = _among(plain, reference), _explained(plain)
     x = plain.activations.held_out
     own = metrics.other_explained_variance(x, reference.reconstruct(x)[0], "all_values")
+    term = getattr(objectives, plain.config.objective.name)
     table: dict[float, dict[str, Estimate | float]] = {}
     for weight, study in studies.items():
         matrix, explained = _among(study, reference), _explained(study)
         d_sae, d_model = study.saes.W_dec.shape[1:]
         random = [nulls.isotropic(d_sae, d_model, seed) for seed in (*reference.seeds, *study.seeds)]
         chance = score_matrix("mean_max_cosine", random)
-        away = objectives.alignment(study.saes.W_dec, reference.W_dec)
+        away = term(study.saes.W_dec, reference.W_dec)
         table[weight] = {
             "trained": summarise(matrix[None]),
             "gap": summarise((matrix - chance)[None]),

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 
-from husai import activations, comparison, contrasts, metrics, pulls, saes, stats, study
+from husai import activations, comparison, contrasts, metrics, pulls, saes, study
 from husai.config import Objective
 from husai.recipes import converged
 from husai.study import score_matrix
@@ -65,8 +66,15 @@ def test_the_sources_table_counts_the_reference_and_the_gain_leaves_it_out(found
     assert row["bound"] < row["gap"].value
     assert row["gain"] == contrasts.contrast([found["one"][30.0]], [found["one"][0.0]], latents="all")
     assert row["gain"].n == 6
-    nearest = [float((a @ rows[0].T).abs().amax(1).mean()) for a in rows[1:]]
-    assert row["alignment"].value == pytest.approx(stats.mean(nearest).value)
+
+
+def test_alignment_is_what_the_pull_measures_here_one_to_one(found):
+    reference, free = found["references"][0], found["one"][0.0]
+    alignment = pulls.swept(found["one"], reference)[0.0]["alignment"].value
+    cosines = [(a @ reference.W_dec[0].T).abs().numpy() for a in free.saes.W_dec]
+    matched = [c[linear_sum_assignment(c, maximize=True)].mean() for c in cosines]
+    assert alignment == pytest.approx(np.mean(matched), abs=1e-5)
+    assert alignment < np.mean([c.max(1).mean() for c in cosines]) - 0.01  # of the nearest rows
 
 
 def test_what_the_rules_see_counts_the_explained_variance_of_the_reference(found):
@@ -109,5 +117,8 @@ def test_a_sweep_without_a_weight_of_zero_or_with_two_references_is_refused(foun
         pulls.affordable({1.0: found["one"][1.0]})
     with pytest.raises(ValueError, match="wanted one"):
         pulls.swept(found["one"], found["references"])
+    other = replace(found["one"][0.0], config=replace(RECIPE, objective=Objective("alignment", 0.0)))
+    with pytest.raises(ValueError, match="alignment or assignment in all"):
+        pulls.swept(found["one"] | {0.0: other}, found["references"][0])
     with pytest.raises(ValueError, match="base: seeds"):
         pulls.grouped(found["one"][0.0], replace(found["one"][0.0], seeds=(1, 2, 3, 4, 5, 6)), NAMES)
