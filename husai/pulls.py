@@ -21,24 +21,28 @@ def swept(studies: Mapping[float, Study], reference: SAEBatch) -> dict[float, di
 
     All latents. Of the seeds and the reference: `trained`, their agreement; `gap`, beyond random matrices; `bound`,
     the gap's conservative lower bound; `explained`, the variance as the sources define it; `gain_pairs`, agreement
-    less that without the pull, pairs resampled as if independent. Of the seeds alone: `alignment`, the mean |cos| of a
-    latent with its nearest row of the reference; `gain`, agreement less that without the pull, paired by seed;
-    `gain_alive`, that of latents that fire; `drop`, explained variance without the pull less that with it.
-    ValueError: no weight of 0, not one reference, other seeds.
+    less that without the pull, pairs resampled as if independent. Of the seeds alone: `alignment`, 1 - the term
+    that pulls: the mean |cos| of a latent with its nearest row of the reference, or with its row one to one; `gain`,
+    agreement less that without the pull, paired by seed; `gain_alive`, that of latents that fire; `drop`, explained
+    variance without the pull less that with it.
+    ValueError: no weight of 0, other objectives or two of them, not one reference, other seeds.
     """
     require(0 in studies, "studies", list(studies), "a weight of 0 among them")
+    names = sorted({study.config.objective.name for study in studies.values()})
+    require(names in (["alignment"], ["assignment"]), "studies: objectives", names, "alignment or assignment in all")
     require(len(reference) == 1, "reference", f"{len(reference)} SAEs", "one")
     plain = studies[0]
     without, before = _among(plain, reference), _explained(plain)
     x = plain.activations.held_out
     own = metrics.other_explained_variance(x, reference.reconstruct(x)[0], "all_values")
+    term = getattr(objectives, plain.config.objective.name)
     table: dict[float, dict[str, Estimate | float]] = {}
     for weight, study in studies.items():
         matrix, explained = _among(study, reference), _explained(study)
         d_sae, d_model = study.saes.W_dec.shape[1:]
         random = [nulls.isotropic(d_sae, d_model, seed) for seed in (*reference.seeds, *study.seeds)]
         chance = score_matrix("mean_max_cosine", random)
-        away = objectives.alignment(study.saes.W_dec, reference.W_dec)
+        away = term(study.saes.W_dec, reference.W_dec)
         table[weight] = {
             "trained": summarise(matrix[None]),
             "gap": summarise((matrix - chance)[None]),
@@ -70,6 +74,15 @@ def affordable(studies: Mapping[float, Study], most: float = COST) -> tuple[floa
     fvu = {weight: study.quality["fvu"].value for weight, study in studies.items()}
     cheap = [weight for weight, value in fvu.items() if weight and value <= fvu[0] + most]
     return (max(cheap), True) if cheap else (min(weight for weight in fvu if weight), False)
+
+
+def unmoved(study: Study) -> Estimate:
+    """Return the share of latents whose decoder row is at the last step where it was at step 0, within 1e-5.
+
+    Where nothing pulls and no auxiliary loss is on, these never fired in the training: nothing else moves their rows.
+    """
+    moved = (study.saes.W_dec - study.at(0).W_dec).abs().amax(-1)
+    return stats.mean((moved < 1e-5).double().mean(1).tolist())
 
 
 def grouped(

@@ -22,7 +22,7 @@ class Candidate(NamedTuple):
     drop: float
     """Explained variance without the pull, less that with it."""
     alignment: float = 0.0
-    """Mean |cos| of a latent with its nearest row of the reference."""
+    """Mean |cos| of a latent with its row of the reference: the nearest, or one to one, as the pull has it."""
     saebench: float | None = None
     """SAEBench, less that of a baseline."""
     cebench: float | None = None

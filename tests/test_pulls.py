@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
 
-from husai import activations, comparison, contrasts, metrics, pulls, saes, stats, study
+from husai import activations, comparison, contrasts, metrics, pulls, saes, study
 from husai.config import Objective
 from husai.recipes import converged
 from husai.study import score_matrix
@@ -64,8 +66,15 @@ def test_the_sources_table_counts_the_reference_and_the_gain_leaves_it_out(found
     assert row["bound"] < row["gap"].value
     assert row["gain"] == contrasts.contrast([found["one"][30.0]], [found["one"][0.0]], latents="all")
     assert row["gain"].n == 6
-    nearest = [float((a @ rows[0].T).abs().amax(1).mean()) for a in rows[1:]]
-    assert row["alignment"].value == pytest.approx(stats.mean(nearest).value)
+
+
+def test_alignment_is_what_the_pull_measures_here_one_to_one(found):
+    reference, free = found["references"][0], found["one"][0.0]
+    alignment = pulls.swept(found["one"], reference)[0.0]["alignment"].value
+    cosines = [(a @ reference.W_dec[0].T).abs().numpy() for a in free.saes.W_dec]
+    matched = [c[linear_sum_assignment(c, maximize=True)].mean() for c in cosines]
+    assert alignment == pytest.approx(np.mean(matched), abs=1e-5)
+    assert alignment < np.mean([c.max(1).mean() for c in cosines]) - 0.01  # of the nearest rows
 
 
 def test_what_the_rules_see_counts_the_explained_variance_of_the_reference(found):
@@ -88,10 +97,28 @@ def test_affordable_looks_at_quality_alone_and_says_when_nothing_is(found):
     assert pulls.affordable(sweep, most=(fvu[1.0] - fvu[0.0]) / 2) == (1.0, False)
 
 
+def test_latents_stay_where_they_started_if_they_never_fire_and_nothing_pulls_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("HUSAI_ARTIFACTS", str(tmp_path))
+    two = torch.randn(2, 16, generator=torch.Generator().manual_seed(0)).repeat(256, 1)  # inputs: few latents ever fire
+    acts = activations.split(two, seed=0)
+    plain = replace(converged(40, 3, steps=8), auxk=0.0)
+    reference = study.run({0: (acts, plain)}, [7, 8, 9])[0].at(0)[0]
+    pulled = replace(plain, objective=Objective("alignment", 1e-6))
+    found = study.run({"plain": (acts, plain), "pulled": (acts, pulled, reference)}, [0, 1, 2])
+    fired = found["plain"].saes.firing(acts.fit) > 0
+    assert pulls.unmoved(found["plain"]).value > 0.3
+    assert pulls.unmoved(found["plain"]).value <= 1 - float(fired.double().mean())
+    assert pulls.unmoved(found["pulled"]).value == 0
+    assert pulls.unmoved(found["plain"].stopped(0)).value == 1
+
+
 def test_a_sweep_without_a_weight_of_zero_or_with_two_references_is_refused(found):
     with pytest.raises(ValueError, match="a weight of 0 and others"):
         pulls.affordable({1.0: found["one"][1.0]})
     with pytest.raises(ValueError, match="wanted one"):
         pulls.swept(found["one"], found["references"])
+    other = replace(found["one"][0.0], config=replace(RECIPE, objective=Objective("alignment", 0.0)))
+    with pytest.raises(ValueError, match="alignment or assignment in all"):
+        pulls.swept(found["one"] | {0.0: other}, found["references"][0])
     with pytest.raises(ValueError, match="base: seeds"):
         pulls.grouped(found["one"][0.0], replace(found["one"][0.0], seeds=(1, 2, 3, 4, 5, 6)), NAMES)
