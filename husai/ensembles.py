@@ -26,8 +26,8 @@ FLOOR, QUANTILE = 0.7, 0.999
 """A match is a cosine above this, and above this share of those between covariance-matched draws."""
 PULL = Objective("consensus", weight=0.1, fade=0.5, every=8)
 """How a retrained SAE is held near the centroids: T3's weight, gone after half of the steps."""
-CANDIDATES = 512
-"""Data points, drawn by each group for itself, from which its missing rows are filled: few, so that few are shared."""
+CANDIDATES = 1 / 16
+"""Share of the data points, drawn by each group for itself, from which its missing rows are filled: few are shared."""
 WORSE = 1.05
 """Largest ratio of FVUs at which a method counts as reconstructing no worse."""
 
@@ -105,15 +105,18 @@ def methods(tuned: TrainConfig, size: int, l2: float, mutual: float) -> dict[str
 def tune(
     acts: Activations, config: TrainConfig, rates: Sequence[float], starts: Sequence[float], seeds: Sequence[int]
 ) -> tuple[TrainConfig, dict[tuple[float, float], Study]]:
-    """Return the configuration with the learning rate and k_start of lowest FVU, and the study of each.
+    """Return the configuration with the learning rate, then the k_start, of lowest FVU, and the study of each tried.
 
-    Chosen on a split of the training rows and on seeds of its own: neither the held-out rows nor agreement are looked
-    at.
+    On a split of the training rows and seeds of its own: neither held-out rows nor agreement are looked at.
     """
     part = activations.split(in_memory(acts.fit), 0, f"{acts.name}, selection")
-    grid = {(rate, start): replace(config, lr=rate, k_start=start) for rate in rates for start in starts}
-    tried = study.run({place: (part, one) for place, one in grid.items()}, seeds)
-    return grid[min(grid, key=lambda place: tried[place].quality["fvu"].value)], tried
+    tried: dict[tuple[float, float], Study] = {}
+    for name, values in (("lr", rates), ("k_start", starts)):
+        grid = [replace(config, **{name: value}) for value in values]  # type: ignore[arg-type]
+        found = study.run({one: (part, one) for one in grid}, seeds)
+        config = min(found, key=lambda one: found[one].quality["fvu"].value)
+        tried |= {(one.lr, one.k_start): found[one] for one in grid}
+    return config, tried
 
 
 def grouped(ways: Mapping[str, Method], acts: Activations, seeds: Sequence[Sequence[int]]) -> dict[str, Study]:
@@ -144,10 +147,8 @@ def swept(
     `made` has the same groups first, and is cut to them.
     """
     first = range(len(seeds))
-    found = {
-        way.config.sae.active: {name: picked([made[name]] * len(first), first) for name in ways}
-        for way in ways.values()
-    }
+    main = next(iter(ways.values())).config.sae.active
+    found: dict[int, dict[str, Study]] = {main: {name: picked([made[name]] * len(first), first) for name in ways}}
     for k in ks:
         at = {name: replace(way.config, sae=replace(way.config.sae, k=k)) for name, way in ways.items()}
         found[k] = grouped({name: way._replace(config=at[name]) for name, way in ways.items()}, acts, seeds)
@@ -211,7 +212,8 @@ def thresholds(x: Float[Tensor, "n d_model"], rows: int) -> tuple[float, float]:
     """Return the cosines above which decoder rows, and pre-activations, match: what chance (N2) reaches one time in
     a thousand, at least FLOOR."""
     draws = [nulls.covariance_matched(x, rows, seed) for seed in (-1, -2)]
-    sides = draws, [side @ _spread(x) for side in draws]
+    root = nulls.covariance_root(x).float()
+    sides = draws, [side @ root for side in draws]
     decoder, encoder = (max(FLOOR, float(cosine_matrix(a, b).quantile(QUANTILE))) for a, b in sides)
     return decoder, encoder
 
@@ -231,7 +233,7 @@ def centroids(members: SAEBatch, x: Float[Tensor, "n d_model"], decoder_tau: flo
     alive = rates > 1e-3
     decoder = members.decoders(alive)
     encoder = [one.T[kept] for one, kept in zip(members.W_enc, alive, strict=True)]
-    seen = [rows @ _spread(x) for rows in encoder]
+    seen = [rows @ nulls.covariance_root(x).to(rows) for rows in encoder]
     found = {
         (i, j): _both(
             consensus.mutual_neighbours(decoder[i], decoder[j], decoder_tau),
@@ -258,11 +260,12 @@ def centroids(members: SAEBatch, x: Float[Tensor, "n d_model"], decoder_tau: flo
 def filled(latents: Latents, config: TrainConfig, centre: Tensor, x: Float[Tensor, "n d_model"], seed: int) -> SAEBatch:
     """Return an SAE that starts with these latents, its other rows filled greedily from what they leave of the data.
 
-    Of `CANDIDATES` data points, drawn by the seed, the one with the largest residual gives the next row, for encoder
-    and decoder alike; what it explains of every residual is taken off before the next.
+    Of a share `CANDIDATES` of the data points, drawn by the seed, the one with the largest residual gives the next row,
+    for encoder and decoder alike; what it explains of every residual is taken off before the next.
     """
     rows = len(latents.bias)
-    draw = torch.randperm(len(x), generator=generator(seed, "ensembles/fill"))[:CANDIDATES]
+    count = max(config.sae.d_sae, round(CANDIDATES * len(x)))
+    draw = torch.randperm(len(x), generator=generator(seed, "ensembles/fill"))[:count]
     left = x[draw] - (_sae(latents, config, centre, seed).reconstruct(x[draw])[0] if rows else centre)
     added = []
     for _ in range(config.sae.d_sae - rows):
@@ -275,8 +278,10 @@ def filled(latents: Latents, config: TrainConfig, centre: Tensor, x: Float[Tenso
 
 def _sae(latents: Latents, config: TrainConfig, centre: Tensor, seed: int) -> SAEBatch:
     shape = replace(config.sae, d_sae=len(latents.bias), k=min(config.sae.active, len(latents.bias)))
-    weights = latents.encoder.T, latents.bias, latents.decoder, centre
-    return SAEBatch(shape, (seed,), *(weight[None].clone() for weight in weights))
+    encoder, bias, decoder, offset = (
+        weight[None].clone() for weight in (latents.encoder.T, latents.bias, latents.decoder, centre)
+    )
+    return SAEBatch(shape, (seed,), encoder, bias, decoder, offset)
 
 
 def _none(x: Tensor) -> Latents:
@@ -290,10 +295,3 @@ def _both(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Ten
         [pair in wanted for pair in zip(*(side.tolist() for side in one), strict=True)], dtype=torch.bool
     )
     return one[0][kept], one[1][kept]
-
-
-def _spread(x: Float[Tensor, "n d_model"]) -> Float[Tensor, "d_model d_model"]:
-    """Return Sigma^(1/2): the cosine of e Sigma^(1/2) and f Sigma^(1/2) is the correlation of x e and x f."""
-    centred = x.double() - x.double().mean(0)
-    variances, axes = torch.linalg.eigh(centred.T @ centred / len(x))
-    return (axes * variances.clamp(min=0).sqrt() @ axes.T).to(x.dtype)

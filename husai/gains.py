@@ -133,5 +133,6 @@ def anchors(acts: Activations, config: TrainConfig, seeds: Sequence[int]) -> dic
 
 def at_fvu(first: Sequence[Study], second: Sequence[Study], wanted: float) -> Estimate | str:
     """Return how much further one sweep over k agrees than a second at one FVU, or that they do not reach it."""
-    found = frontier.difference(*(frontier.of(side, "fvu", METRIC) for side in (first, second)), wanted)
+    a, b = (frontier.of(side, "fvu", METRIC) for side in (first, second))
+    found = frontier.difference(a, b, wanted)
     return by_group(found) if found else "not reached by both"

@@ -191,7 +191,8 @@ def test_a_consensus_starts_from_the_centroids(data: Activations, ways: dict[str
 
 
 def test_the_recipe_is_tuned_by_reconstruction_on_rows_of_its_own(data: Activations) -> None:
-    chosen, tried = ensembles.tune(data, recipe(WIDTH, K, TOTAL), [1e-5, 3e-3], [1.0, 2.0], [100, 101, 102])
+    chosen, tried = ensembles.tune(data, recipe(WIDTH, K, TOTAL), [1e-5, 3e-3], [1.0, 3.0], [100, 101, 102])
+    assert [*tried] == [(1e-5, 1.0), (3e-3, 1.0), (3e-3, 3.0)]
     fvus = {place: one.quality["fvu"].value for place, one in tried.items()}
     assert (chosen.lr, chosen.k_start) == min(fvus, key=fvus.__getitem__) and chosen.lr == 3e-3
     seen = tried[3e-3, 1.0].activations

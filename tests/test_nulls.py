@@ -178,3 +178,13 @@ def test_a_rotation_within_the_subspace_keeps_angles_and_what_lies_outside() -> 
     assert not torch.equal(turned, nulls.rotated(acts, rows, 2))
     with pytest.raises(ValueError, match="share"):
         nulls.rotated(acts, rows, 1, share=0.0)
+
+
+def test_the_root_of_the_covariance_turns_cosines_into_correlations() -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 5, generator=draw) @ torch.randn(5, 5, generator=draw) + 3
+    e, f = torch.randn(2, 5, generator=draw, dtype=torch.float64)
+    root = nulls.covariance_root(x)
+    cosine = torch.nn.functional.cosine_similarity(e @ root, f @ root, dim=0)
+    correlation = torch.corrcoef(torch.stack([x.double() @ e, x.double() @ f]))[0, 1]
+    assert float(cosine) == pytest.approx(float(correlation), abs=1e-9)
