@@ -62,7 +62,7 @@ def _paired(one: Study, base: Study, truth: Tensor | None) -> dict[str, Any]:
     beyond = [comparison.compare([side], "N2", METRIC).gaps[0] for side in (one, base)]
     ratio = by_group(stats.mean(np.divide(one.by_seed["fvu"], base.by_seed["fvu"])))
     shift = replace(ratio, value=ratio.value - 1, low=ratio.low - 1, high=ratio.high - 1)
-    row: dict[str, Any] = {"gain": gain, "gain_value": gain.value, "gain_N2": by_group(stats.difference(*beyond))}
+    row: dict[str, Any] = {"gain": gain, "gain_N2": by_group(stats.difference(*beyond))}
     for key, metric in (("gain_unweighted", "hungarian_mcc"), ("gain_shared", "shared_fraction")):
         row[key] = by_group(stats.difference(one.scores(metric), base.scores(metric)))
     row |= {"p": stats.p_value(gain), "detectable": stats.detectable(gain)}
