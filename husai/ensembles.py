@@ -36,8 +36,9 @@ class Method(NamedTuple):
     """How a group of seeds makes its one SAE."""
 
     how: str
-    """One of "alone" (one SAE), "best" (of several, by held-out FVU), "pooled" (centroids as they are), "consensus"
-    (centroids, retrained) and "residuals" (one SAE from data points alone: the control for how a start is filled)."""
+    """One of "alone" (one SAE), "best" (of several, by FVU on the training rows), "pooled" (centroids as they are),
+    "consensus" (centroids, retrained without `k_start`: at its own k from the first step) and "residuals" (one SAE from
+    data points alone: the control for how a start is filled)."""
     config: TrainConfig
     """Of every SAE that is trained."""
     members: int = 1
@@ -135,26 +136,6 @@ def grouped(ways: Mapping[str, Method], acts: Activations, seeds: Sequence[Seque
     return {name: _made(name, way, acts, seeds) for name, way in ways.items()}
 
 
-def swept(
-    made: Mapping[str, Study],
-    ways: Mapping[str, Method],
-    ks: Sequence[int],
-    acts: Activations,
-    seeds: Sequence[Sequence[int]],
-) -> dict[str, list[Study]]:
-    """Return each method's studies over rising k: those of `grouped` at `ks`, and `made` at its own k.
-
-    `made` has the same groups first, and is cut to them.
-    """
-    first = range(len(seeds))
-    main = next(iter(ways.values())).config.sae.active
-    found: dict[int, dict[str, Study]] = {main: {name: picked([made[name]] * len(first), first) for name in ways}}
-    for k in ks:
-        at = {name: replace(way.config, sae=replace(way.config.sae, k=k)) for name, way in ways.items()}
-        found[k] = grouped({name: way._replace(config=at[name]) for name, way in ways.items()}, acts, seeds)
-    return {name: [found[k][name] for k in sorted(found)] for name in ways}
-
-
 def _made(name: str, way: Method, acts: Activations, seeds: Sequence[Sequence[int]]) -> Study:
     if way.how == "alone":
         return study.run({name: (acts, way.config)}, [group[0] for group in seeds])[name]
@@ -165,16 +146,28 @@ def _made(name: str, way: Method, acts: Activations, seeds: Sequence[Sequence[in
     parts = _members(way, acts, seeds)
     if way.how == "best":
         return best_of(parts)
-    tau = thresholds(x, way.config.sae.d_sae)
+    agreed = shared(way, acts, seeds)
     starts = []
-    for index, group in enumerate(seeds):
-        batch = saes.stack([part.saes[index] for part in parts])
-        starts.append(filled(centroids(batch, x, *tau), way.config, batch.b_dec.mean(0), x, group[-1]))
+    for index, (latents, group) in enumerate(zip(agreed, seeds, strict=True)):
+        centre = torch.stack([part.saes.b_dec[index] for part in parts]).mean(0)
+        starts.append(filled(latents, way.config, centre, x, group[-1]))
     if way.how == "consensus":
-        pull = replace(PULL, rows=way.config.sae.d_sae // 2)
+        rows = min(way.config.sae.d_sae // 2, *(len(latents.bias) for latents in agreed))
+        pull = replace(PULL, rows=rows) if rows else Objective("consensus")
         return _retrained(replace(way.config, k_start=1.0), pull, acts, starts, [group[-1] for group in seeds])
     made = saes.stack(starts)
     return Outcome(acts, parts[0].config, made.seeds, parts[0].folder, made={way.config.steps: made})
+
+
+def shared(way: Method, acts: Activations, seeds: Sequence[Sequence[int]]) -> list[Latents]:
+    """Return the `centroids` from which each group makes its SAE; a consensus holds the first ones while it retrains.
+
+    It holds half as many as there are latents, or as few as the group with the fewest has: centroids alone.
+    """
+    parts, x = _members(way, acts, seeds), in_memory(acts.fit)
+    tau = thresholds(x, way.config.sae.d_sae)
+    batches = [saes.stack([part.saes[index] for part in parts]) for index in range(len(seeds))]
+    return [centroids(batch, x, *tau) for batch in batches]
 
 
 def _members(way: Method, acts: Activations, seeds: Sequence[Sequence[int]]) -> list[Study]:
@@ -203,8 +196,12 @@ def picked(studies: Sequence[Study], indices: Sequence[int]) -> Outcome:
 
 
 def best_of(studies: Sequence[Study]) -> Outcome:
-    """Return SAE i of the study in which it has the lowest held-out FVU, for every i."""
-    chosen = np.argmin([one.by_seed["fvu"] for one in studies], axis=0)
+    """Return SAE i of the study in which it has the lowest FVU on the training rows, for every i.
+
+    The held-out rows are the evaluation's, and choose nothing.
+    """
+    fits = [one.saes.quality(in_memory(one.activations.fit), one.activations.mean) for one in studies]
+    chosen = np.argmin([[row["fvu"] for row in rows] for rows in fits], axis=0)
     return picked([studies[j] for j in chosen], range(len(chosen)))
 
 

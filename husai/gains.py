@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from husai import comparison, frontier, health, metrics, nulls, stats, study
+from husai import comparison, ensembles, frontier, health, metrics, nulls, pinning, stats, study
 from husai.activations import Activations
 from husai.config import TrainConfig, require
 from husai.ensembles import METRIC, WORSE
@@ -30,8 +29,8 @@ def against(
     `agreement` is METRIC beside its null N2 and kappa_N2, `start` the one-to-one agreement of all latents before the
     first step. `gain` is the difference to the baseline, the jackknife leaving the same group out of both; `gain_N2`
     that of what goes beyond N2, `gain_unweighted` and `gain_shared` those of `hungarian_mcc` and `shared_fraction`. `p`
-    is two-sided, `p_holm` over all methods; `clear` says that it is below 5 %. `fvu_ratio` is the mean of the groups'
-    ratios and `p_fvu` that of TOST within WORSE - 1; `detectable` is the gain found with a power of 80 %. With the
+    is two-sided, `p_holm` over all methods; `clear` says that it is below 5 %. `fvu_ratio` is that of the means
+    over groups and `p_fvu` that of TOST within WORSE - 1; `detectable` is the gain found with a power of 80 %. With the
     `truth`, `recovery` is GT-MCC and `recovery_gain` its difference. ValueError: no such baseline, unequal groups.
     """
     require(baseline in outcomes, "baseline", baseline, f"one of {list(outcomes)}")
@@ -60,9 +59,9 @@ def _alone(one: Study, truth: Tensor | None) -> dict[str, Any]:
 def _paired(one: Study, base: Study, truth: Tensor | None) -> dict[str, Any]:
     gain = by_group(stats.difference(one.scores(METRIC), base.scores(METRIC)))
     beyond = [comparison.compare([side], "N2", METRIC).gaps[0] for side in (one, base)]
-    ratio = by_group(stats.mean(np.divide(one.by_seed["fvu"], base.by_seed["fvu"])))
+    ratio = by_group(pinning.times(one.by_seed["fvu"], base.by_seed["fvu"]))
     shift = replace(ratio, value=ratio.value - 1, low=ratio.low - 1, high=ratio.high - 1)
-    row: dict[str, Any] = {"gain": gain, "gain_value": gain.value, "gain_N2": by_group(stats.difference(*beyond))}
+    row: dict[str, Any] = {"gain": gain, "gain_N2": by_group(stats.difference(*beyond))}
     for key, metric in (("gain_unweighted", "hungarian_mcc"), ("gain_shared", "shared_fraction")):
         row[key] = by_group(stats.difference(one.scores(metric), base.scores(metric)))
     row |= {"p": stats.p_value(gain), "detectable": stats.detectable(gain)}
@@ -79,6 +78,11 @@ def sound(one: Study) -> bool:
     random start to leave and no second half to compare with.
     """
     return all(health.passes(one.quality, one.config.sae.active, True).values())
+
+
+def centroids(way: ensembles.Method, acts: Activations, seeds: Sequence[Sequence[int]]) -> Estimate:
+    """Return the mean number of latents that a group agrees on, those of `ensembles.shared`."""
+    return by_group(stats.mean([len(one.bias) for one in ensembles.shared(way, acts, seeds)]))
 
 
 def by_group(estimate: Estimate) -> Estimate:
@@ -129,6 +133,28 @@ def anchors(acts: Activations, config: TrainConfig, seeds: Sequence[int]) -> dic
     found = study.run({name: (acts, one) for name, one in tried.items()}, seeds)
     axes = {"k principal axes": [principal(acts, config.sae.active, seeds)]}
     return axes | {name: [point(one)] for name, one in found.items()}
+
+
+def swept(
+    made: Mapping[str, Study],
+    ways: Mapping[str, ensembles.Method],
+    ks: Sequence[int],
+    acts: Activations,
+    seeds: Sequence[Sequence[int]],
+) -> dict[str, list[Study]]:
+    """Return each method's studies over rising k: those of `ensembles.grouped` at `ks`, and `made` at its own k.
+
+    `made` has the same groups first, and is cut to them.
+    """
+    first = range(len(seeds))
+    main = next(iter(ways.values())).config.sae.active
+    found: dict[int, dict[str, Study]] = {
+        main: {name: ensembles.picked([made[name]] * len(first), first) for name in ways}
+    }
+    for k in ks:
+        at = {name: replace(way.config, sae=replace(way.config.sae, k=k)) for name, way in ways.items()}
+        found[k] = ensembles.grouped({name: way._replace(config=at[name]) for name, way in ways.items()}, acts, seeds)
+    return {name: [found[k][name] for k in sorted(found)] for name in ways}
 
 
 def at_fvu(first: Sequence[Study], second: Sequence[Study], wanted: float) -> Estimate | str:

@@ -56,7 +56,7 @@ def covariance_matched(acts: Float[Tensor, "inputs d"], n: int, seed: int) -> Fl
 
 
 def covariance_root(acts: Float[Tensor, "inputs d"]) -> Float[Tensor, "d d"]:
-    """Return Sigma^(1/2), the symmetric root of the centred covariance.
+    """Return Sigma^(1/2), Sigma the centred covariance: cos(e Sigma^(1/2), f Sigma^(1/2)) correlates acts e and acts f.
 
     ValueError: NaN or Inf, activations that do not vary.
     """

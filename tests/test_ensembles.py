@@ -165,16 +165,31 @@ def test_a_group_never_sees_another(name: str, data: Activations, ways: dict[str
     assert not torch.equal(one[2].W_dec, other[2].W_dec)
 
 
-def test_the_best_is_the_one_of_lowest_fvu(data: Activations, ways: dict[str, ensembles.Method]) -> None:
-    seeds = ensembles.groups(3, 4)
-    outcome = ensembles.grouped({"best_of": ways["best_of"]}, data, seeds)["best_of"]
-    flat = study.run({0: (data, ways["best_of"].config)}, range(12))[0]
-    fvus = np.reshape(flat.by_seed["fvu"], (3, 4))
+@pytest.mark.parametrize("name", ["best_of", "mutual"])
+def test_the_best_has_the_lowest_fvu_on_the_training_rows(
+    name: str, data: Activations, ways: dict[str, ensembles.Method]
+) -> None:
+    outcome = ensembles.grouped({name: ways[name]}, data, ensembles.groups(3, 4))[name]
+    flat = study.run({0: (data, ways[name].config)}, range(12))[0]
+    fvus = np.reshape([row["fvu"] for row in flat.saes.quality(data.fit, data.mean)], (3, 4))
     assert outcome.seeds == tuple(4 * group + int(place) for group, place in enumerate(fvus.argmin(1)))
-    assert outcome.by_seed["fvu"] == pytest.approx(fvus.min(1).tolist())
+    assert outcome.by_seed["fvu"] == pytest.approx([flat.by_seed["fvu"][seed] for seed in outcome.seeds])
     assert torch.equal(outcome.at(0).W_dec[0], flat.at(0)[outcome.seeds[0]].W_dec[0]), (
         "checkpoints are picked with them"
     )
+
+
+def test_held_out_rows_choose_nothing() -> None:
+    atoms, x = planted()
+    others = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(8))).Q[:12]
+    acts = split(x, 0)
+    acts = acts._replace(values=torch.where(acts.training[:, None], x, x @ atoms.T @ others))
+    batches = [noisy(rows, 0.0) for rows in (others, atoms)]
+    config = recipe(12, K, 1)
+    held_out, fitting = (ensembles.Outcome(acts, config, one.seeds, Path(), made={1: one}) for one in batches)
+    assert max(held_out.by_seed["fvu"]) < min(fitting.by_seed["fvu"])
+    chosen = ensembles.best_of([held_out, fitting])
+    assert torch.equal(chosen.saes.W_dec, fitting.saes.W_dec)
 
 
 def test_a_consensus_starts_from_the_centroids(data: Activations, ways: dict[str, ensembles.Method]) -> None:
@@ -188,6 +203,22 @@ def test_a_consensus_starts_from_the_centroids(data: Activations, ways: dict[str
     wanted = ensembles.centroids(members.saes, x, *tau).decoder
     assert len(wanted) > WIDTH // 2
     torch.testing.assert_close(outcome.at(0).W_dec[0, : len(wanted)], wanted)
+    assert torch.equal(ensembles.shared(way, data, seeds)[0].decoder, wanted)
+    assert outcome.config.objective.rows == WIDTH // 2 and outcome.config.k_start == 1
+
+
+def test_no_more_rows_are_held_than_every_group_has_centroids(
+    data: Activations, ways: dict[str, ensembles.Method], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ensembles, "FLOOR", 0.9)
+    seeds = ensembles.groups(3, 4)
+    counts = [len(one.bias) for one in ensembles.shared(ways["consensus"], data, seeds)]
+    outcome = ensembles.grouped({"consensus": ways["consensus"]}, data, seeds)["consensus"]
+    assert outcome.config.objective.rows == min(counts) < WIDTH // 2
+    monkeypatch.setattr(ensembles, "FLOOR", 1.0)
+    outcome = ensembles.grouped({"consensus": ways["consensus"]}, data, seeds)["consensus"]
+    assert outcome.config.objective == Objective("consensus"), "nothing to hold"
+    assert outcome.quality["fvu"].value < 1
 
 
 def test_the_recipe_is_tuned_by_reconstruction_on_rows_of_its_own(data: Activations) -> None:

@@ -84,7 +84,7 @@ def test_anchors_and_a_sweep_over_k(data: Activations) -> None:
     assert still[1].value == pytest.approx(drawn, abs=0.08) and tiny[0].value > 0.3
     ways = {"tuned": ensembles.Method("alone", config), "longer": ensembles.Method("alone", replace(config, lr=1e-3))}
     made = ensembles.grouped(ways, data, ensembles.groups(4, 2))
-    lines = ensembles.swept(made, ways, [6, 2], data, ensembles.groups(3, 2))
+    lines = gains.swept(made, ways, [6, 2], data, ensembles.groups(3, 2))
     assert [one.config.sae.k for one in lines["longer"]] == [2, K, 6]
     assert [one.seeds for one in lines["tuned"]] == [(0, 2, 4)] * 3, "the same groups at every k"
     assert torch.equal(lines["tuned"][1].saes.W_dec, made["tuned"].saes.W_dec[:3])
