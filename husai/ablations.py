@@ -25,6 +25,8 @@ CALIPER = 0.25
 """Farthest that two matched latents' firing rates (and sizes) lie apart, in doublings."""
 LEAST = 8
 """Inputs on which a latent has to fire to be looked at."""
+RELABELLINGS = 50
+"""Times that the labels of an SAE are mixed."""
 FLOOR = 1e-6
 """Smallest divergence that logarithms are taken of, in nats: below it there is rounding."""
 
@@ -62,14 +64,6 @@ def sites(models: Models, hook: str, studies: Sequence[Study], inputs: int) -> l
     return [
         interventions.site(models.select(i), one.activations, hook, at)
         for i, (one, at) in enumerate(zip(studies, rows, strict=True))
-    ]
-
-
-def spliced(where: Sequence[interventions.Site], studies: Sequence[Study]) -> list[list[float]]:
-    """Return each SAE's share of right answers with its reconstruction in the place of the activation, by model."""
-    pairs = zip(where, studies, strict=True)
-    return [
-        [site.accuracy(interventions.splice(site, one.saes[i])) for i in range(len(one.seeds))] for site, one in pairs
     ]
 
 
@@ -123,22 +117,25 @@ def contrast(
 
     Pairs are matched within an SAE by firing rate, with `sized` by mean value too (`pairing.matched_pairs`); what is
     averaged is the difference of log10 KL, with `nats` of KL itself; the interval is over models. With `permuted`
-    labels stable and unstable latents are mixed: the null, around zero. `planted` mixes them too and takes twice the
-    contribution of those that are called stable: the control that has to be found. ValueError: a model without pairs.
+    labels stable and unstable latents are mixed, `RELABELLINGS` times in every SAE: the null, around zero. `planted` mixes
+    them too and takes twice the contribution of those that are called stable: the control that has to be found.
+    ValueError: a model without pairs.
     """
     require(labels in ("true", "permuted", "planted"), "labels", labels, "'true', 'permuted' or 'planted'")
     differences: list[list[np.ndarray]] = []
     for m, model in enumerate(found):
         differences.append([])
         for s, one in enumerate(model):
-            first, second = one.stability >= STABLE, one.stability == 0
+            groups = [(one.stability >= STABLE, one.stability == 0)]
             if labels != "true":
-                first, second = _mixed(first, second, stream_seed(m, f"ablations/labels/{s}"))
+                seeds = [stream_seed(m, f"ablations/labels/{s}/{draw}") for draw in range(RELABELLINGS)]
+                groups = [_mixed(*groups[0], seed) for seed in seeds]
             values = one.kl if nats else one.log_kl
-            value = np.where(first, values["double"], values["own"]) if labels == "planted" else values["own"]
             covariates = np.log2(np.stack([one.rate, one.size][: 1 + sized], 1))
-            left, right = pairing.matched_pairs(first, second, covariates, CALIPER)
-            differences[-1].append(value[left] - value[right])
+            for first, second in groups:
+                value = np.where(first, values["double"], values["own"]) if labels == "planted" else values["own"]
+                left, right = pairing.matched_pairs(first, second, covariates, CALIPER)
+                differences[-1].append(value[left] - value[right])
     return pairing.over_models(differences)
 
 
@@ -171,6 +168,11 @@ def by_stability(found: Sequence[Sequence[Effects]]) -> dict[float, Estimate]:
     }
 
 
+def stable_share(found: Sequence[Sequence[Effects]]) -> Estimate:
+    """Return the share of the latents looked at that are stable, over models and seeds."""
+    return pairing.across([[float((one.stability >= STABLE).mean()) for one in model] for model in found])
+
+
 def ranks(found: Sequence[Sequence[Effects]]) -> dict[str, Estimate]:
     """Return Spearman's correlation of the proxy, over an SAE's latents, with their effect and with their firing rate.
 
@@ -188,7 +190,7 @@ def ranks(found: Sequence[Sequence[Effects]]) -> dict[str, Estimate]:
 def summary(found: Sequence[Sequence[Effects]]) -> dict[str, Estimate]:
     """Return `contrast` (effect_rated, _sized, _nats, _null, _control), `beyond`, `by_stability` and `ranks` by key.
 
-    `beyond_<null>_<group>`; `kl_at_<stability>`, decimal logarithms; `proxy_causal` and `proxy_rate`.
+    `beyond_<null>_<group>`; `kl_at_<stability>`, decimal logarithms; `proxy_causal` and `proxy_rate`; `stable_share`.
     """
     rows = {"effect_rated": contrast(found), "effect_sized": contrast(found, sized=True)}
     rows |= {"effect_nats": contrast(found, nats=True), "effect_null": contrast(found, "permuted")}
@@ -197,7 +199,8 @@ def summary(found: Sequence[Sequence[Effects]]) -> dict[str, Estimate]:
         for group in ("stable", "unstable"):
             rows[f"beyond_{null}_{group}"] = beyond(found, null, group == "stable")
     rows |= {f"kl_at_{level:.2f}": value for level, value in by_stability(found).items()}
-    return rows | {f"proxy_{name}": value for name, value in ranks(found).items()}
+    rows |= {f"proxy_{name}": value for name, value in ranks(found).items()}
+    return rows | {"stable_share": stable_share(found)}
 
 
 class Groups(NamedTuple):

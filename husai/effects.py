@@ -19,7 +19,7 @@ from husai import nulls, stats
 from husai.comparison import drawn, summarise
 from husai.config import require
 from husai.evidence import Estimate
-from husai.interventions import Site, ablate, steer
+from husai.interventions import Site, steer
 from husai.matching import Matching, matching
 from husai.shards import in_memory
 from husai.similarity import cosine_matrix, unit_rows
@@ -104,23 +104,6 @@ def steered(site: Site, study: Study, keep: Bool[Tensor, "seeds d_sae"], dose: f
     return along(site, study.saes.decoders(keep), dose)
 
 
-def ablated(site: Site, study: Study, keep: Bool[Tensor, "seeds d_sae"]) -> Effects:
-    """Return the effects of ablating the kept latents of every seed (`interventions.ablate`).
-
-    Inputs count by the size of the change, and where a latent does not fire there is none: to agree, two latents
-    must fire on the same inputs and do the same there.
-    """
-    profiles = []
-    for index, kept in enumerate(keep):
-        latents = kept.nonzero()[:, 0]
-        found = ablate(site, study.saes[index], latents)
-        row = (kept.cumsum(0) - 1)[found.latents]
-        change = found.change - found.change.mean(-1, keepdim=True)
-        whole = change.new_zeros(len(latents), len(site.x), change.shape[1]).index_put((row, found.inputs), change)
-        profiles.append(normalize(whole.flatten(1), dim=1))
-    return Effects(tuple(unit_rows(rows) for rows in study.saes.decoders(keep)), tuple(profiles))
-
-
 def at_cosine(
     rows: Float[Tensor, "n d_model"], others: Float[Tensor, "n d_model"], cosine: Float[Tensor, " n"] | float
 ) -> Float[Tensor, "n d_model"]:
@@ -182,16 +165,6 @@ def steering(
     return found
 
 
-def ablation(sites: Sequence[Site], studies: Sequence[Study]) -> dict[str, list[Agreement]]:
-    """Return how alike matched alive latents of two seeds are when ablated, and shuffled matches; one site a model."""
-    found: dict[str, list[Agreement]] = {"features": [], "shuffled": []}
-    for site, study in zip(sites, studies, strict=True):
-        effects = ablated(site, study, study.alive)
-        for name, rows in found.items():
-            rows.append(effects.agreement(shuffled=name == "shuffled"))
-    return found
-
-
 def controls(site: Site, study: Study, dose: float, cosine: float = COPY) -> dict[str, list[Agreement]]:
     """Return what the same measures say in one model where the answer is known.
 
@@ -224,17 +197,35 @@ def least_read(site: Site, dose: float, n: int) -> Float[Tensor, "n d_model"]:
 
 
 def against_trained(
-    how: Callable[[Site, Study, Tensor], Effects], site: Site, study: Study, other: Study
+    how: Callable[[Site, Study, Tensor], Effects], site: Site, study: Study, other: Study, there: Site | None = None
 ) -> tuple[list[Agreement], list[Agreement]]:
     """Return the agreement of a study's effects in one model, and that of a trained null's.
 
-    `how` is `ablated` or `steered`. At equal counts: the side with more alive latents drops its rarest.
-    ValueError: other SAE seeds.
+    `how` is `steered` or `silenced.ablated`; the null's features are changed in the same model, or in their own, `there`. At
+    equal counts: the side with more alive latents drops its rarest. ValueError: other SAE seeds.
     """
+    keep = _equal_counts(study, other)
+    return [how(site, study, keep[0]).agreement()], [how(there or site, other, keep[1]).agreement()]
+
+
+def implied_beyond(site: Site, study: Study, other: Study, dose: float = 1.0) -> Estimate:
+    """Return by how much more a study's features exceed what their cosine implies than a trained null's, in one model.
+
+    What their cosine implies is `with_partners`, covariance-matched. At equal counts. ValueError: other SAE seeds.
+    """
+    excess = []
+    for one, keep in zip((study, other), _equal_counts(study, other), strict=True):
+        effects = steered(site, one, keep, dose)
+        implied = with_partners(site, effects, _pool(one, "N2"), dose)
+        excess.append(effects.agreement().matrix - implied.matrix)
+    return summarise((excess[0] - excess[1])[None])
+
+
+def _equal_counts(study: Study, other: Study) -> list[Tensor]:
+    """Return which latents of each are kept, so that seed by seed there are as many."""
     require(study.seeds == other.seeds, "other: seeds", other.seeds, f"those of the study, {study.seeds}")
     counts = torch.minimum(study.alive.sum(1), other.alive.sum(1)).tolist()
-    first, second = ([how(site, one, one.commonest(counts)).agreement()] for one in (study, other))
-    return first, second
+    return [study.commonest(counts), other.commonest(counts)]
 
 
 def trend(models: Sequence[Agreement], groups: int = 6) -> list[tuple[Estimate, Estimate]]:

@@ -131,7 +131,9 @@ def ablate(site: Site, sae: SAEBatch, latents: Int[Tensor, " some"] | None = Non
     ones to remove, all unless given; memory is that of one logit vector a firing.
     """
     p = site.model.task.p
-    found = [(latent, at, (logits - site.clean[at])[:, :p]) for latent, at, logits in _ablated(site, sae, latents)]
+    wanted = torch.arange(sae.config.d_sae) if latents is None else latents
+    without = removals(site, _latents(site, sae)[:, wanted], sae.W_dec[0, wanted])
+    found = [(wanted[column], at, (logits - site.clean[at])[:, :p]) for column, at, logits in without]
     return Ablation(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
@@ -151,11 +153,19 @@ class LatentEffects(NamedTuple):
         return self.rate * self.cross_entropy
 
 
+def removals(
+    site: Site, z: Float[Tensor, "inputs n"], rows: Float[Tensor, "n d_model"]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield columns, inputs and the logits of x - z_j d_j there, wherever z is not 0, some at a time."""
+    for at, column in (part.T for part in (z != 0).nonzero().split(ROWS)):
+        yield column, at, site.logits(site.x[at] - z[at, column, None] * rows[column], at)
+
+
 def latent_effects(site: Site, sae: SAEBatch) -> LatentEffects:
     """Return what `ablate` does to the answers, latent by latent."""
     sums = torch.zeros(3, sae.config.d_sae, dtype=torch.float64)
     clean = site.clean.double().log_softmax(-1)
-    for latent, at, logits in _ablated(site, sae, None):
+    for latent, at, logits in removals(site, _latents(site, sae), sae.W_dec[0]):
         without, before = logits.double().log_softmax(-1), clean[at]
         rise = (before - without).gather(1, site.answers[at, None])[:, 0]
         kl = (before.exp() * (before - without)).sum(1)
@@ -270,16 +280,6 @@ def _one(sae: SAEBatch, site: Site) -> None:
 def _latents(site: Site, sae: SAEBatch) -> Float[Tensor, "inputs d_sae"]:
     _one(sae, site)
     return torch.cat([sae.encode(part)[0] for part in site.x.split(ROWS)])
-
-
-def _ablated(site: Site, sae: SAEBatch, latents: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield latents, inputs and the logits without that latent at that input, some firings at a time."""
-    z = _latents(site, sae)
-    wanted = torch.arange(z.shape[1]) if latents is None else latents
-    pairs = (z[:, wanted] != 0).nonzero()
-    for at, column in (part.T for part in pairs.split(ROWS)):
-        latent = wanted[column]
-        yield latent, at, site.logits(site.x[at] - z[at, latent, None] * sae.W_dec[0, latent], at)
 
 
 def _levels(site: Site) -> dict[str, float]:

@@ -172,7 +172,7 @@ def estimates(panels: Sequence[Sequence[Mapping[str, Sensitivity]]], kind: str) 
 
 
 def by_density(study: Study, p: int, origins: int, ks: Sequence[int] = ()) -> list[dict[str, Estimate]]:
-    """Return density (L0 / d_sae), and sensitivity to the sources' neighbours with its chance, gap and kappa.
+    """Return the sensitivity to the sources' neighbours with its chance, gap and kappa.
 
     Once as the SAEs are, or, for TopK, with so many latents an input as each of `ks`, nothing being trained again. The
     study is one model's.
@@ -182,9 +182,8 @@ def by_density(study: Study, p: int, origins: int, ks: Sequence[int] = ()) -> li
     for k in ks or (study.config.sae.k,):
         saes = replace(study.saes, config=replace(study.config.sae, k=k))
         codes = [codes_of(saes[i], study) for i in range(len(saes))]
-        density = pairing.across([[float((one != 0).double().mean()) for one in codes]])
         panels = [[{"number": sensitivity(one, probe(one, at), steps(p, at)[None])} for one in codes]]
-        found.append({"density": density} | estimates(panels, "number"))
+        found.append(estimates(panels, "number"))
     return found
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from husai import ablations, activations, grokking, study
+from husai import ablations, activations, grokking, interventions, study
 from husai.ablations import Effects
 from husai.recipes import converged, published
 
@@ -41,7 +41,7 @@ def test_a_planted_effect_of_stability_is_found_and_none_is_made_up(effect):
 def test_the_null_finds_nothing_and_the_control_finds_what_was_planted():
     found = made(0.5, confounded=0.0)
     null, control = ablations.contrast(found, "permuted"), ablations.contrast(found, "planted")
-    assert null.low < 0 < null.high
+    assert null.low < 0 < null.high and null.high - null.low < 0.15, "fifty relabellings an SAE, not one"
     assert control.low > 0 and control.value - null.value == pytest.approx(np.log10(4))
 
 
@@ -59,6 +59,8 @@ def test_effects_beyond_another_direction_and_by_stability():
     rows = ablations.summary(found)
     assert rows["effect_sized"].value == pytest.approx(rows["effect_rated"].value), "all are of one size"
     assert rows["beyond_N2_stable"].value == pytest.approx(np.log10(2), abs=1e-3)
+    shares = [float((one.stability >= 0.5).mean()) for model in found for one in model]
+    assert rows["stable_share"].value == pytest.approx(np.mean(shares))
     assert {"effect_nats", "effect_null", "effect_control", "kl_at_0.25", "proxy_causal"} <= rows.keys()
 
 
@@ -94,7 +96,8 @@ def test_effects_are_those_of_the_interventions(trained):
     assert one.size[0] == pytest.approx(float(z[fires, latent].mean()), rel=1e-5)
     assert set(one.stability.tolist()) <= {0.0, 0.5, 1.0}
     rebuilt = site.logits(sae.decode(z[None])[0]).argmax(-1)
-    assert ablations.spliced(where, studies)[1][2] == pytest.approx(float((rebuilt == site.answers).double().mean()))
+    spliced = interventions.faithfulness(site, studies[1].saes).accuracy[2]
+    assert spliced == pytest.approx(float((rebuilt == site.answers).double().mean()))
 
 
 def test_the_sources_groups_are_the_tenths_of_their_score():

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from husai import activations, consistency, effects, interventions, nulls, saes
+from husai import activations, consistency, effects, interventions, nulls, saes, silenced
 from husai.config import ModelConfig, TaskConfig
 from husai.effects import Agreement, along, at_cosine, gap, score, steered, steering, trend, with_partners
+from husai.fourier import fired
 from husai.models import Models, initialise
 from husai.recipes import converged
 from husai.study import Study
@@ -146,7 +147,7 @@ def test_latents_that_fire_together_and_do_the_same_agree_when_ablated(tmp_path)
     site, acts = place()
     rows = torch.linalg.qr(random_rows(10, 7).T).Q.T
     same = study(tmp_path / "a", acts, shuffled_copies(rows))
-    whole = effects.ablated(site, same, same.alive)
+    whole = silenced.ablated(site, same, same.alive)
     for profiles, kept in zip(whole.profiles, same.alive, strict=True):
         lengths = profiles.norm(dim=1)
         assert len(profiles) == int(kept.sum()) and bool(((lengths - 1).abs() < 1e-4).logical_or(lengths == 0).all())
@@ -157,10 +158,58 @@ def test_latents_that_fire_together_and_do_the_same_agree_when_ablated(tmp_path)
     fires = float(torch.stack([profiles.norm(dim=1).mean() for profiles in whole.profiles]).mean())
     assert score([whole.agreement()]).value == pytest.approx(fires, abs=1e-3), "latents that are silent here agree on 0"
     mirrored = study(tmp_path / "b", acts, [rows, rows - 2 * rows.mean(0), -rows])
-    first = effects.ablated(site, same, same.alive).profiles[0]
-    third = effects.ablated(site, mirrored, torch.ones_like(mirrored.alive)).profiles[2]
+    first = silenced.ablated(site, same, same.alive).profiles[0]
+    third = silenced.ablated(site, mirrored, torch.ones_like(mirrored.alive)).profiles[2]
     order = torch.randperm(10, generator=torch.Generator().manual_seed(0))[same.alive[0]]
     assert (first * third[order]).sum(1).abs().max() < 1e-5, "relu(z) and relu(-z) never fire on the same input"
+
+
+def test_removed_latents_stand_beside_directions_that_fire_as_often_and_near_copies(tmp_path):
+    site, acts = place()
+    rows = torch.linalg.qr(random_rows(10, 7).T).Q.T
+    same = study(tmp_path / "a", acts, shuffled_copies(rows))
+    alone = study(tmp_path / "b", acts, [random_rows(10, 50 + seed) for seed in SEEDS])
+    found = silenced.ablation([site] * 2, [same, alone])
+    for one in found.values():
+        assert len(one) == 2 and [len(side) for side in one[0].effect] == [len(side) for side in one[0].decoder]
+    for one in found["copies"]:
+        assert score([one]).value > 0.97, "the same latents, hardly turned"
+    features, directions = (score([found[name][0]]).value for name in ("features", "N2"))
+    assert features > directions + 0.1, "what is shared is beyond what fires as often"
+    assert gap([found["features"][1]], [found["N2"][1]]).value < 0, "and it can win against what is not shared"
+
+
+def test_directions_that_fire_at_the_same_rate_and_are_the_same_agree():
+    site, _ = place()
+    rows = shuffled_copies(random_rows(6, 7))
+    z = [fired(site.x @ one.T, torch.full((6,), 0.5)) for one in rows]
+    found = silenced.removed(site, z, rows).agreement()
+    assert found.matrix == pytest.approx(np.ones((3, 3)), abs=1e-4)
+    change = silenced.removed(site, z, rows).profiles[0][2].reshape(len(site.x), P)
+    assert ((change != 0).any(1) == (z[0][:, 2] != 0)).all()
+
+
+def test_a_null_of_another_model_is_changed_in_that_model(tmp_path):
+    site, acts = place(read=4)
+    whole, _ = place()
+    one = study(tmp_path, acts, [random_rows(12, 60 + seed) for seed in SEEDS], bias=9.0)
+    _, there = effects.against_trained(steered, site, one, one, whole)
+    first, here = effects.against_trained(steered, site, one, one)
+    assert first[0].matrix == pytest.approx(here[0].matrix)
+    assert there[0].matrix == pytest.approx(steered(whole, one, one.alive).agreement().matrix)
+    assert not np.allclose(there[0].matrix, here[0].matrix)
+
+
+def test_an_excess_over_the_cosine_is_compared_with_that_of_a_null(tmp_path):
+    """Features that differ where nothing is read exceed their cosine; unrelated directions do not."""
+    site, acts = place(read=8)
+    shared, unread = random_rows(8, 7), torch.eye(D)[8:]
+    turned = [at_cosine(shared, nulls.isotropic(8, 8, 90 + seed) @ unread, 0.8) for seed in SEEDS]
+    learned = study(tmp_path / "a", acts, turned, bias=9.0)
+    null = study(tmp_path / "b", acts, [random_rows(8, 60 + seed) for seed in SEEDS], bias=9.0)
+    assert effects.implied_beyond(site, learned, null).low > 0.05
+    assert effects.implied_beyond(site, null, learned).high < -0.05
+    assert effects.implied_beyond(site, learned, learned).value == pytest.approx(0, abs=1e-6)
 
 
 def test_a_trained_null_is_compared_at_equal_counts(tmp_path):
