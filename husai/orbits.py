@@ -131,8 +131,9 @@ def best_similarity(
 ) -> Float[Tensor, " n_a"]:  # fmt: skip
     """Return each row's largest `similarity` with a row of b; signed, with the cosine in place of its absolute value.
 
-    No shift brings a pair nearer than sum_fg |c_i| |c_j| + |<r_i, r_j>|, signed + <r_i, r_j>. Partners are tried in the order of this bound,
-    until it falls below what was found: far fewer pairs are turned than there are. ValueError: as `similarity`.
+    No shift brings a pair nearer than sum_fg |c_i| |c_j| + |<r_i, r_j>|, signed + <r_i, r_j>. Partners are tried in
+    the order of this bound, until it falls below what was found: far fewer pairs are turned than there are. ValueError:
+    as `similarity`.
     """
     same_width(a=a, b=b)
     a, b = unit_rows(a), unit_rows(b)

@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from husai import stats
 from husai.config import require
+from husai.evidence import Estimate
 from husai.nulls import covariance_matched, isotropic
 from husai.orbits import Action, action, shift
 from husai.similarity import unit_rows
@@ -21,6 +23,9 @@ EACH = 12
 """Features planted of every kind."""
 NOISE = 0.1
 """Norm of what is added to every planted row; two with noise of their own have a cosine of 1 / (1 + NOISE^2)."""
+
+NOISES = (0.1, 0.3, 0.5)
+"""At which it is seen how near partners have to be: cosines of .99, .92 and .80."""
 
 
 class Plant(NamedTuple):
@@ -129,6 +134,20 @@ def confusion(plants: Sequence[Plant], **options: int) -> Float[np.ndarray, "pla
         for kind in one.truth.unique().tolist():
             table[kind] = torch.bincount(found[one.truth == kind], minlength=len(KINDS)) / (one.truth == kind).sum()
     return tables
+
+
+def known(noise: float, count: int, **options: int) -> Float[np.ndarray, "plants kinds kinds"]:
+    """Return `confusion` of so many `synthetic` plants."""
+    return confusion([synthetic(seed, noise) for seed in range(count)], **options)
+
+
+def recognised(tables: Float[np.ndarray, "plants kinds kinds"]) -> dict[str, Estimate]:
+    """Return, by planted kind, the share that is sorted into its own, with its interval over plants.
+
+    ValueError: fewer than 3 plants.
+    """
+    shares = {kind: tables[:, i, i] for i, kind in enumerate(KINDS)}
+    return {kind: stats.mean(found) for kind, found in shares.items() if not np.isnan(found).any()}
 
 
 def _waves(draw: torch.Generator) -> Float[Tensor, "inputs coordinates"]:

@@ -115,8 +115,9 @@ def lines(found: Mapping[str, Mapping[int, Comparison]]) -> dict[str, tuple[list
 def beside_features(study: Study, rank: int) -> dict[str, Estimate]:
     """Return how much the features of one study and its top subspace of this rank are shared, and what chance shares.
 
-    `agreement` (`hungarian_mcc`), `score` (`mean_max_cosine`), each with its `_N2` and their `_gap`; `plain`
-    and `weighted` overlap, each with its `_N2`; `weighted_PCA`, and the gaps `gap_N2` and `gap_PCA` of the weighted overlap to N2 and to the components of all data.
+    `agreement` (`hungarian_mcc`) and `score` (`mean_max_cosine`), each with its `_N2` and the `_gap` between them;
+    `plain` and `weighted` overlap, each with its `_N2`; `weighted_PCA`, and the gaps `gap_N2` and `gap_PCA` of the
+    weighted overlap to N2 and to the components of all data.
     """
     found: dict[str, Estimate] = {}
     for name, metric in (("agreement", "hungarian_mcc"), ("score", "mean_max_cosine")):

@@ -81,9 +81,9 @@ def sort(
 
     Random directions have the covariance of the activations (N2), or the second moment of the living features of a. A
     match has to beat sums of two features of b, too, which match neither; a sum of few, directions drawn in the span of
-    the features that fire together, where only sparse sums are few, times the median cosine of matches; an orbit-mate has to be as near as a match, and to
-    beat the same freedom with planes turned at random. ValueError: no living latent, too few draws for ALPHA,
-    `together` below 1, NaN or Inf.
+    the features that fire together, where only sparse sums are few, by the median cosine of matches; an orbit-mate has
+    to be as near as a match, and to beat the same freedom with planes turned at random. ValueError: no living latent,
+    too few draws for ALPHA, `together` below 1, NaN or Inf.
     """
     require(together >= 1, "together", together, "at least one latent an input")
     mine, theirs = a.living, b.living
@@ -258,8 +258,8 @@ def few_level(
 ) -> float:  # fmt: skip
     """Return what the cosine with a sum of few has to exceed: that of `chance`, and of spans of what fires together.
 
-    The second times `near`, how near matches are: a sum is no nearer to what it is the sum of than matches are to each
-    other, whatever is drawn in spans of the very rows.
+    The second times `near`, the cosine of matches: directions drawn in the span carry no noise of a seed, sums that
+    another seed has learned carry as much as matches do.
     """
     rows, sets = fire_together(mine, b, x, together), range(math.ceil(len(chance[0]) / len(mine)))
     inside = torch.cat([drawn_inside(rows, 1000 * seed + i) for i in sets])
