@@ -126,25 +126,27 @@ def similarity(
 
 
 def best_similarity(
-    found: Action, a: Float[Tensor, "n_a d_model"], b: Float[Tensor, "n_b d_model"], at_once: int = 8
-) -> Float[Tensor, " n_a"]:
-    """Return each row's largest `similarity` with a row of b.
+    found: Action, a: Float[Tensor, "n_a d_model"], b: Float[Tensor, "n_b d_model"], at_once: int = 8,
+    signed: bool = False,
+) -> Float[Tensor, " n_a"]:  # fmt: skip
+    """Return each row's largest `similarity` with a row of b; signed, with the cosine in place of its absolute value.
 
-    No shift brings a pair nearer than sum_fg |c_i| |c_j| + |<r_i, r_j>|. Partners are tried in the order of this bound,
-    until it falls below what was found: far fewer pairs are turned than there are. ValueError: as `similarity`.
+    No shift brings a pair nearer than sum_fg |c_i| |c_j| + |<r_i, r_j>|, signed + <r_i, r_j>. Partners are tried in
+    the order of this bound, until it falls below what was found: far fewer pairs are turned than there are. ValueError:
+    as `similarity`.
     """
     same_width(a=a, b=b)
     a, b = unit_rows(a), unit_rows(b)
     in_a, in_b = coordinates(found, a), coordinates(found, b)
     rest = a @ b.T - (in_a.conj() @ in_b.T).real
-    bounds, order = (in_a.abs() @ in_b.abs().T + rest.abs()).sort(1, descending=True)
-    best, waves = torch.zeros(len(a)), _waves(found)
+    bounds, order = (in_a.abs() @ in_b.abs().T + (rest if signed else rest.abs())).sort(1, descending=True)
+    best, waves = torch.full((len(a),), -1.0), _waves(found)
     for columns, bound in zip(order.split(at_once, 1), bounds.split(at_once, 1), strict=True):
         i, place = (bound > best[:, None]).nonzero(as_tuple=True)
         if not len(i):
             break
         j = columns[i, place]
-        best.scatter_reduce_(0, i, _over_shifts(waves, in_a[i].conj() * in_b[j], rest[i, j]), "amax")
+        best.scatter_reduce_(0, i, _over_shifts(waves, in_a[i].conj() * in_b[j], rest[i, j], signed), "amax")
     return best
 
 
@@ -156,11 +158,13 @@ def _waves(found: Action) -> Float[Tensor, "terms shifts"]:
 
 
 def _over_shifts(
-    waves: Float[Tensor, "terms shifts"], products: Complex[Tensor, "pairs planes"], rest: Float[Tensor, " pairs"]
-) -> Float[Tensor, " pairs"]:
-    """Return max over all p*p shifts of |Re sum_fg products e^(2 pi i (f s + g t) / p) + rest|."""
+    waves: Float[Tensor, "terms shifts"], products: Complex[Tensor, "pairs planes"], rest: Float[Tensor, " pairs"],
+    signed: bool = False,
+) -> Float[Tensor, " pairs"]:  # fmt: skip
+    """Return max over all p*p shifts of |Re sum_fg products e^(2 pi i (f s + g t) / p) + rest|, signed without | |."""
     terms = torch.cat([products.real, products.imag, rest[:, None]], 1)
-    return torch.cat([(part @ waves).abs_().amax(1) for part in terms.split(PAIRS)])
+    turned = (part @ waves for part in terms.split(PAIRS))
+    return torch.cat([(one if signed else one.abs_()).amax(1) for one in turned])
 
 
 def orbit_mcc(found: Action, a: Float[Tensor, "n_a d_model"], b: Float[Tensor, "n_b d_model"]) -> float:

@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from husai import stats
 from husai.config import require
+from husai.evidence import Estimate
 from husai.nulls import covariance_matched, isotropic
 from husai.orbits import Action, action, shift
 from husai.similarity import unit_rows
@@ -20,7 +22,10 @@ P, D, PLANES, GROUP = 29, 128, 24, 8
 EACH = 12
 """Features planted of every kind."""
 NOISE = 0.1
-"""Norm of what is added to every planted row."""
+"""Norm of what is added to every planted row; two with noise of their own have a cosine of 1 / (1 + NOISE^2)."""
+
+NOISES = (0.1, 0.3, 0.5)
+"""At which it is seen how near partners have to be: cosines of .99, .92 and .80."""
 
 
 class Plant(NamedTuple):
@@ -38,12 +43,13 @@ class Plant(NamedTuple):
     """The symmetry of the activations."""
 
 
-def synthetic(seed: int) -> Plant:
+def synthetic(seed: int, noise: float = NOISE) -> Plant:
     """Return EACH features of every kind in activations of p*p inputs; splits and merges are EACH of three parts each.
 
     Half of the dimensions hold planes that shifts of the operands turn; the other half sparse features, of which some
     are in both SAEs, some only in one, some as sums of three in the other, and two subspaces in which normal vectors
-    fire, so that either SAE has directions of its own. Every row has noise of its own.
+    fire, so that either SAE has directions of its own. Every row has noise of its own, of norm `noise`: partners have a
+    cosine of 1 / (1 + noise^2).
     """
     draw = generator(seed, "plants/synthetic")
     frame = torch.linalg.qr(torch.randn(D, D, generator=draw)).Q.T
@@ -77,8 +83,8 @@ def synthetic(seed: int) -> Plant:
     later_a, later_b = rows_a.clone(), rows_b.clone()
     later_a[truth == index], later_b[EACH : 2 * EACH] = late, late
     alive_a = truth != KINDS.index("dead")
-    a = _side(rows_a, alive_a, x, draw, later_a)
-    b = _side(rows_b, torch.ones(len(rows_b), dtype=torch.bool), x, draw, later_b)
+    a = _side(rows_a, alive_a, x, draw, noise, later_a)
+    b = _side(rows_b, torch.ones(len(rows_b), dtype=torch.bool), x, draw, noise, later_b)
     return Plant(a, b, x, truth, GROUP, turns)
 
 
@@ -89,6 +95,7 @@ def in_geometry(
     turns: Action | None = None,
     each: int = 2 * EACH,
     seed: int = 0,
+    noise: float = NOISE,
 ) -> Plant:
     """Return features planted into an SAE that was trained: the kinds that a test could tell apart here, if any can.
 
@@ -112,7 +119,7 @@ def in_geometry(
     planted = torch.cat(list(rows.values()))
     truth = _labels({kind: len(part) for kind, part in rows.items()})
     alive = torch.ones(len(planted), dtype=torch.bool)
-    return Plant(_side(planted, alive, x, draw), b._replace(later=None), x, truth, together, turns)
+    return Plant(_side(planted, alive, x, draw, noise), b._replace(later=None), x, truth, together, turns)
 
 
 def confusion(plants: Sequence[Plant], **options: int) -> Float[np.ndarray, "plants kinds kinds"]:
@@ -127,6 +134,20 @@ def confusion(plants: Sequence[Plant], **options: int) -> Float[np.ndarray, "pla
         for kind in one.truth.unique().tolist():
             table[kind] = torch.bincount(found[one.truth == kind], minlength=len(KINDS)) / (one.truth == kind).sum()
     return tables
+
+
+def known(noise: float, count: int, **options: int) -> Float[np.ndarray, "plants kinds kinds"]:
+    """Return `confusion` of so many `synthetic` plants."""
+    return confusion([synthetic(seed, noise) for seed in range(count)], **options)
+
+
+def recognised(tables: Float[np.ndarray, "plants kinds kinds"]) -> dict[str, Estimate]:
+    """Return, by planted kind, the share that is sorted into its own, with its interval over plants.
+
+    ValueError: fewer than 3 plants.
+    """
+    shares = {kind: tables[:, i, i] for i, kind in enumerate(KINDS)}
+    return {kind: stats.mean(found) for kind, found in shares.items() if not np.isnan(found).any()}
 
 
 def _waves(draw: torch.Generator) -> Float[Tensor, "inputs coordinates"]:
@@ -148,11 +169,13 @@ def _labels(counts: dict[str, int]) -> Int[Tensor, " n"]:
     return torch.cat([torch.full((count,), KINDS.index(kind)) for kind, count in counts.items()])
 
 
-def _side(rows: Tensor, alive: Tensor, x: Tensor, draw: torch.Generator, later: Tensor | None = None) -> Side:
+def _side(
+    rows: Tensor, alive: Tensor, x: Tensor, draw: torch.Generator, noise: float, later: Tensor | None = None
+) -> Side:
     """Return an SAE with noisy rows whose latents fire where the projection on them is in its upper tenth."""
 
     def noisy(one: Tensor) -> Tensor:
-        return unit_rows(unit_rows(one) + NOISE * unit_rows(torch.randn(one.shape, generator=draw)))
+        return unit_rows(unit_rows(one) + noise * unit_rows(torch.randn(one.shape, generator=draw)))
 
     rows = noisy(rows)
     projections = (x - x.mean(0)) @ rows.T

@@ -115,13 +115,14 @@ def lines(found: Mapping[str, Mapping[int, Comparison]]) -> dict[str, tuple[list
 def beside_features(study: Study, rank: int) -> dict[str, Estimate]:
     """Return how much the features of one study and its top subspace of this rank are shared, and what chance shares.
 
-    `agreement` (`hungarian_mcc`), `score` (`mean_max_cosine`), `plain` and `weighted` overlap, each with its `_N2`;
-    `weighted_PCA`, and the gaps `gap_N2` and `gap_PCA` of the weighted overlap to N2 and to the components of all data.
+    `agreement` (`hungarian_mcc`) and `score` (`mean_max_cosine`), each with its `_N2` and the `_gap` between them;
+    `plain` and `weighted` overlap, each with its `_N2`; `weighted_PCA`, and the gaps `gap_N2` and `gap_PCA` of the
+    weighted overlap to N2 and to the components of all data.
     """
     found: dict[str, Estimate] = {}
     for name, metric in (("agreement", "hungarian_mcc"), ("score", "mean_max_cosine")):
         row = comparison.compare([study], "N2", metric)
-        found |= {name: row.score, f"{name}_N2": row.null_score}
+        found |= {name: row.score, f"{name}_N2": row.null_score, f"{name}_gap": row.gap}
     for name, weighted in (("plain", False), ("weighted", True)):
         row = compare([study], "N2", [rank], weighted=weighted)[rank]
         found |= {name: row.score, f"{name}_N2": row.null_score}

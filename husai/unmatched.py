@@ -25,7 +25,7 @@ KINDS = ("matched", "dead", "under-trained", "orbit-mate", "split or merged", "r
 EXPLAINED = KINDS[2:-1]
 """What a living latent without a partner can be, other than absent."""
 ALPHA = 0.01
-"""Share of random directions that pass one test: 5 % over the five tests of a living latent."""
+"""Share of random directions that pass one test; what all tests together let through, absent plants tell (`plants`)."""
 PARTS = 3
 """How many features are a few."""
 DRAWS = 1000
@@ -72,7 +72,7 @@ def sort(
     - dead: it does not fire. Nothing else is asked of it.
     - matched: mutual nearest neighbours among the living, by signed cosine.
     - under-trained: matched after more training, the same latent of a with any of b (needs `later`).
-    - orbit-mate: its best |cosine| with a feature of b over all shifts of the operands (needs `turns`); what would be
+    - orbit-mate: its best cosine with a feature of b over all shifts of the operands (needs `turns`); what would be
       near enough without a shift is none.
     - split or merged: its cosine with the best non-negative sum of PARTS features of b (`composition`); or it is a part
       of such a sum of features of a that makes up a feature of b; or as near to a feature of b as a match, which is
@@ -81,9 +81,9 @@ def sort(
 
     Random directions have the covariance of the activations (N2), or the second moment of the living features of a. A
     match has to beat sums of two features of b, too, which match neither; a sum of few, directions drawn in the span of
-    the features that fire together, where only sparse sums are few; an orbit-mate has to be as near as a match, and to
-    beat the same freedom with planes turned at random. ValueError: no living latent, too few draws for ALPHA,
-    `together` below 1, NaN or Inf.
+    the features that fire together, where only sparse sums are few, by the median cosine of matches; an orbit-mate has
+    to be as near as a match, and to beat the same freedom with planes turned at random. ValueError: no living latent,
+    too few draws for ALPHA, `together` below 1, NaN or Inf.
     """
     require(together >= 1, "together", together, "at least one latent an input")
     mine, theirs = a.living, b.living
@@ -104,9 +104,11 @@ def sort(
         if bool(rest.any()):
             found, level = moved(mine[rest], theirs, turns, bars["matched"], seed)
             passed["orbit-mate"][rest], bars["orbit-mate"] = found, level
-    bars["split or merged"] = few_level(mine, b, x, together, chance, seed)
+    pairs = best_cosines(mine, theirs, signed=True)[0][passed["matched"]]
+    typical = float(pairs.median()) if len(pairs) else 1.0
+    bars["split or merged"] = few_level(mine, b, x, together, chance, seed, typical)
     few = composition(mine, theirs).cosines > bars["split or merged"]
-    passed["split or merged"] = near | few | part_of(a, theirs, x, together, turned_round, seed)
+    passed["split or merged"] = near | few | part_of(a, theirs, x, together, turned_round, seed, typical)
     passed["rotated"], bars["rotated"] = rotated(mine, b, x, together, chance)
     living = torch.full((len(mine),), KINDS.index("absent"))
     for kind in reversed(passed):  # the first test that is passed is the last to be written
@@ -161,9 +163,10 @@ def moved(
     and than shifts do when planes were turned at random; and what it took.
     """
     sets = mine.repeat(math.ceil(1 / ALPHA / len(mine)), 1)[: math.ceil(1 / ALPHA)].split(len(mine))
-    null = [best_similarity(turns, part, scrambled(turns, theirs, 1000 * seed + i)) for i, part in enumerate(sets)]
+    mixed = [scrambled(turns, theirs, 1000 * seed + i) for i in range(len(sets))]
+    null = [best_similarity(turns, part, other, signed=True) for part, other in zip(sets, mixed, strict=True)]
     level = max(level, bar(torch.cat(null)))
-    return best_similarity(turns, mine, theirs) > level, level
+    return best_similarity(turns, mine, theirs, signed=True) > level, level
 
 
 class Composition(NamedTuple):
@@ -251,27 +254,28 @@ def drawn_inside(rows: Float[Tensor, "n together d"], seed: int) -> Float[Tensor
 
 def few_level(
     mine: Float[Tensor, "n_a d"], b: Side, x: Float[Tensor, "inputs d"],
-    together: int, chance: Sequence[Tensor], seed: int,
+    together: int, chance: Sequence[Tensor], seed: int, near: float = 1.0,
 ) -> float:  # fmt: skip
-    """Return what the cosine with a sum of few has to exceed: that of `chance`, and of spans of what fires together."""
+    """Return what the cosine with a sum of few has to exceed: that of `chance`, and of spans of what fires together.
+
+    The second times `near`, the cosine of matches: directions drawn in the span carry no noise of a seed, sums that
+    another seed has learned carry as much as matches do.
+    """
     rows, sets = fire_together(mine, b, x, together), range(math.ceil(len(chance[0]) / len(mine)))
     inside = torch.cat([drawn_inside(rows, 1000 * seed + i) for i in sets])
-    return max(bar(composition(null, b.living).cosines) for null in [*chance, inside])
+    by_chance = max(bar(composition(null, b.living).cosines) for null in chance)
+    return max(by_chance, near * bar(composition(inside, b.living).cosines))
 
 
 def part_of(
-    a: Side,
-    theirs: Float[Tensor, "n_b d"],
-    x: Float[Tensor, "inputs d"],
-    together: int,
-    chance: Sequence[Tensor],
-    seed: int,
-) -> Bool[Tensor, " n_a"]:
+    a: Side, theirs: Float[Tensor, "n_b d"], x: Float[Tensor, "inputs d"],
+    together: int, chance: Sequence[Tensor], seed: int, near: float = 1.0,
+) -> Bool[Tensor, " n_a"]:  # fmt: skip
     """Return which living rows of a are parts of a sum of few that makes up a row of the other.
 
-    The sum is nearer to that row than chance has it, and without the part it no longer is.
+    The sum is nearer to that row than `few_level` has it, and without the part it no longer is.
     """
-    level = few_level(theirs, a, x, together, chance, seed)
+    level = few_level(theirs, a, x, together, chance, seed, near)
     found = composition(theirs, a.living)
     needed = (found.cosines > level)[:, None] & (found.without <= level)
     parts = torch.zeros(len(a.living), dtype=torch.bool)

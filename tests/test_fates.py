@@ -47,11 +47,32 @@ def test_shares_are_symmetric_and_of_as_many_seeds_as_are_asked_for(found) -> No
     assert fates.estimates([one] * 3)["absent"].n == 3
 
 
-def test_nothing_unmatched_is_nothing_to_explain() -> None:
+def test_where_nothing_is_unmatched_there_is_no_share_of_it() -> None:
     perfect = np.zeros((len(KINDS), 3, 3))
     perfect[0] = 1
     rows = fates.estimates([fates.Fates(perfect, {}, np.zeros((3, 3)))])
-    assert rows["explained"].value == rows["dead_of_rest"].value == 0
+    assert rows["matched"].value == 1 and not {"explained", "gross", "dead_of_rest"} & set(rows)
+    some = perfect.copy()
+    some[0, :2, :2], some[KINDS.index("rotated"), :2, :2], some[-1, :2, :2] = 0.6, 0.3, 0.1
+    rows = fates.estimates([fates.Fates(some, {}, np.zeros((3, 3)))])
+    assert rows["explained"].value == pytest.approx(0.75), "of the one pair that has any, not a mean with zeros"
+
+
+def test_partners_that_come_and_go_explain_nothing() -> None:
+    shares = np.zeros((len(KINDS), 3, 3))
+    shares[[0, KINDS.index("under-trained"), -1]] = np.array([0.5, 0.2, 0.3])[:, None, None]
+    rows = fates.estimates([fates.Fates(shares, {}, np.full((3, 3), 0.2))])
+    assert rows["explained"].value == pytest.approx(0) and rows["gross"].value == pytest.approx(0.4)
+
+
+def test_a_study_explains_no_more_than_itself_and_is_compared_at_equal_counts(found) -> None:
+    same = fates.beyond(found["short"], found["short"], draws=200)
+    assert same["explained_beyond_N4"].value == 0 and same["explained_plain"] == same["explained_N4"]
+    counts = [10, 11, 12]
+    assert [int(one.alive.sum()) for one in fates.sides(found["long"], counts=counts)] == counts
+    other = fates.beyond(found["short"], found["noise"], "noise", draws=200)
+    gap = other["explained_plain"].value - other["explained_noise"].value
+    assert other["explained_beyond_noise"].value == pytest.approx(gap)
 
 
 def test_refusals(found) -> None:

@@ -67,6 +67,9 @@ def test_the_similarity_is_the_maximum_over_all_shifts() -> None:
     assert torch.allclose(similarity(found, a, b), naive, atol=1e-5)
     assert torch.allclose(similarity(found, b, a), similarity(found, a, b).T, atol=1e-5)
     assert torch.allclose(best_similarity(found, a, b, 2), naive.amax(1), atol=1e-5), "what is not tried is not nearer"
+    cosines = torch.stack([a @ shift(found, b, s, t).T for s in range(P) for t in range(P)]).amax((0, 2))
+    assert torch.allclose(best_similarity(found, a, b, 2, signed=True), cosines, atol=1e-5)
+    assert best_similarity(found, a, -a, signed=True).max() < 0.95 < 0.999 < best_similarity(found, a, -a).min()
     assert orbit_mcc(found, a, b) >= hungarian_mcc(a, b, signed=False)
 
 
