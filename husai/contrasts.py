@@ -42,15 +42,17 @@ def over_groups(
     """Return how much more seeds agree than the same seeds of `base`, `within` and `between` groups of seeds.
 
     `names` says each seed's group: `groups.agreement` of the `contrast`, paired seed by seed. `drift` is what the
-    change between groups gained over the last doubling of the steps, `steady` whether it is within `STEADY`. In one
-    model. ValueError: other seeds, no checkpoint half-way, and as `groups.agreement`.
+    change between groups gained over the last doubling of the steps, `steady` whether it is within `STEADY`;
+    `within_steady` says it of the change within groups. In one model. ValueError: other seeds, no checkpoint half-way,
+    and as `groups.agreement`.
     """
     require(base.seeds == study.seeds, "base: seeds", base.seeds, f"those of the study, {study.seeds}")
     half = [one.stopped(one.config.steps // 2) for one in (study, base)]
     sides = ([study], [base]), ([half[0]], [half[1]])
     now, then = (groups.agreement(_changes(*side, metric, latents)[0], names) for side in sides)
     drift = now.between.value - then.between.value
-    return {"within": now.within, "between": now.between, "drift": drift, "steady": abs(drift) < STEADY}
+    steady = {"steady": abs(drift) < STEADY, "within_steady": abs(now.within.value - then.within.value) < STEADY}
+    return {"within": now.within, "between": now.between, "drift": drift, **steady}
 
 
 def difference(a: Comparison, b: Comparison) -> Estimate:

@@ -59,6 +59,19 @@ def agreement(matrix: ArrayLike, groups: Sequence[Hashable]) -> Agreement:
     return Agreement(*values)
 
 
+def means(values: ArrayLike, groups: Sequence[Hashable]) -> list[float]:
+    """Return the mean of one value a seed in each group, in order of first appearance: one value a unit.
+
+    ValueError: as many names as values.
+    """
+    scores = np.asarray(values, float)
+    require(len(groups) == len(scores), "groups", f"{len(groups)} names", f"one for each of {len(scores)} seeds")
+    return [
+        float(np.mean([score for score, group in zip(scores, groups, strict=True) if group == name]))
+        for name in dict.fromkeys(groups)
+    ]
+
+
 def neighbours(seeds: Sequence[int], size: int) -> list[int]:
     """Return each seed's group where neighbours in the list form groups of one size, as `Objective.group` has it.
 

@@ -16,7 +16,7 @@ from husai.activations import Activations
 from husai.config import Objective, SAEConfig, TrainConfig, require
 from husai.evidence import Estimate
 from husai.matching import matching
-from husai.metrics import recovery
+from husai.metrics import mean_max_cosine, recovery
 from husai.saes import SAEBatch
 from husai.shards import in_memory
 from husai.study import Condition, Study, score_matrix
@@ -111,6 +111,17 @@ def measured(study: Study, plain: Study) -> dict[str, Estimate | float]:
     }
 
 
+def to_reference(study: Study, reference: SAEBatch) -> Estimate:
+    """Return the mean max cosine of each SAE with one reference, all latents, with its interval over seeds.
+
+    So the sources score pinning. An SAE of the reference's own seed is the reference and left out. ValueError: fewer
+    than 3 others.
+    """
+    dictionaries = zip(study.seeds, study.saes.W_dec, strict=True)
+    strangers = [rows for seed, rows in dictionaries if seed not in reference.seeds]
+    return stats.mean([mean_max_cosine(rows, reference.W_dec[0]) for rows in strangers])
+
+
 def rest(study: Study, plain: Study) -> dict[str, Estimate | float]:
     """Return the agreement (mean max cosine) of the latents that are not pinned, beside what it would be otherwise.
 
@@ -123,7 +134,7 @@ def rest(study: Study, plain: Study) -> dict[str, Estimate | float]:
     masks = others(study, pinned), counterparts(plain, study.saes.W_dec[:, :pinned])
     counts = torch.minimum(*(mask.sum(1) for mask in masks)).tolist()
     ours, theirs = (
-        one.matrix(METRIC, _commonest(one, m, counts)) for one, m in zip((study, plain), masks, strict=True)
+        one.matrix(METRIC, one.commonest(counts, m)) for one, m in zip((study, plain), masks, strict=True)
     )
     fit = in_memory(study.activations.fit)
     chance = {
@@ -163,11 +174,3 @@ def _living(study: Study, free: Tensor) -> Tensor:
     require(bool(free.any(1).all()), "pinned", "every latent", "fewer than d_sae")
     living = free & study.alive
     return torch.where(living.any(1, keepdim=True), living, free)
-
-
-def _commonest(study: Study, mask: Tensor, counts: Sequence[int]) -> Tensor:
-    """Return each seed's latents of a mask, the rarest dropped where there are more than that seed's count."""
-    keep = torch.zeros_like(mask)
-    for row, rates, count in zip(keep, study.firing.masked_fill(~mask, -1), counts, strict=True):
-        row[rates.argsort(descending=True, stable=True)[:count]] = True
-    return keep

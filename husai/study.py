@@ -106,10 +106,15 @@ class Study:
 
     @cached_property
     def convergence(self) -> health.Convergence:
-        """Whether the score of alive latents has stopped rising and the decoders have left their initialisation."""
+        """Whether the score of alive latents has stopped rising and the decoders have left their initialisation.
+
+        Of latents whose decoder rows are pinned neither can be asked: the others are, of a seed that has others alive.
+        """
         last, half = self.last, self.last // 2
         require(half in self.steps, "steps", last, "a number of steps whose half was kept as a checkpoint")
-        start, then, now = (self.at(step).decoders(self.alive) for step in (0, half, last))
+        learns = self.alive & (torch.arange(self.alive.shape[1]) >= self.config.objective.fixed[1])
+        looked_at = torch.where(learns.any(1, keepdim=True), learns, self.alive)
+        start, then, now = (self.at(step).decoders(looked_at) for step in (0, half, last))
         updates = last * self.config.batch_size * self.quality["l0"].value / self.config.sae.d_sae
         return health.convergence(updates, start, then, now)
 
@@ -133,12 +138,15 @@ class Study:
         """Return which latents count: the alive ones, or all."""
         return self.alive if latents == "alive" else torch.ones_like(self.alive)
 
-    def commonest(self, counts: Sequence[int]) -> Bool[Tensor, "seeds d_sae"]:
-        """Return each seed's alive latents, the rarest dropped where there are more than that seed's count."""
-        keep = torch.zeros_like(self.alive)
-        for row, rate, count in zip(keep, self.firing, counts, strict=True):
+    def commonest(
+        self, counts: Sequence[int], mask: Bool[Tensor, "seeds d_sae"] | None = None
+    ) -> Bool[Tensor, "seeds d_sae"]:
+        """Return each seed's latents of a mask (or alive), the rarest dropped where there are more than its count."""
+        mask = self.alive if mask is None else mask
+        keep = torch.zeros_like(mask)
+        for row, rate, count in zip(keep, self.firing.masked_fill(~mask, -1), counts, strict=True):
             row[rate.argsort(descending=True, stable=True)[:count]] = True
-        return keep & self.alive
+        return keep & mask
 
     def matrix(self, metric: str, keep: Bool[Tensor, "seeds d_sae"], **options: Any) -> np.ndarray:
         """Return the seed-by-seed scores of the kept latents by a metric of `husai.metrics`."""

@@ -84,10 +84,17 @@ def test_training_together_lifts_partners_and_leaves_strangers():
     for latents in ("alive", "all"):
         gain = contrasts.over_groups(found["joint"], found["plain"], pairs, latents=latents)
         assert gain["within"].low > 0.05 and abs(gain["between"].value) < 0.05 and isinstance(gain["steady"], bool)
+        assert not gain["within_steady"], "partners grew together over the last half"
     none = contrasts.over_groups(found["plain"], found["plain"], pairs)
     assert none["within"].value == 0 and none["between"].value == 0 and none["steady"]
     with pytest.raises(ValueError, match="latents is 'dead'"):
         contrasts.over_groups(found["joint"], found["plain"], pairs, latents="dead")
+
+
+def test_means_of_groups_make_one_value_a_unit():
+    assert groups.means([1, 3, 10, 20, 30], list("abaab")) == pytest.approx([31 / 3, 16.5])
+    with pytest.raises(ValueError, match="one for each of 3 seeds"):
+        groups.means([1, 2, 3], "ab")
 
 
 def test_neighbours_fill_groups_of_one_size():

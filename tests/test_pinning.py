@@ -1,10 +1,12 @@
 """What is pinned agrees by itself; the rest is scored alone, beside what it would be."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from husai import activations, pinning, study
+from husai import activations, health, metrics, pinning, study
 from husai.metrics import mean_max_cosine, recovery
 from husai.nulls import expected_max_cosine
 from husai.recipes import converged
@@ -61,6 +63,37 @@ def test_the_rest_leaves_out_what_is_pinned_and_the_counterpart_what_is_like_it(
     assert row["score"].value < found["half"].scores("mean_max_cosine")[0, 1]
     assert row["gain"].value == pytest.approx(row["score"].value - row["counterpart"].value)
     assert row["N0"].value == pytest.approx(expected_max_cosine(16, round(row["count"])), abs=0.05)
+
+
+def test_what_is_pinned_is_not_asked_whether_it_learned(found):
+    """Pinned rows are those of the start and agree: with them half of a trained SAE looks as if it never had begun."""
+    half = found["half"]
+    pinned, learned = (half.alive & (torch.arange(24) < 12)), pinning.others(half, 12)
+    start, then, now = (half.at(step).decoders(learned) for step in (0, 100, 200))
+    one = half.convergence
+    assert metrics.init_cosine(half.decoders[0][: int(pinned[0].sum())], half.at(0).decoders(pinned)[0]) > 0.999
+    assert one == health.convergence(one.updates, start, then, now)
+    whole = health.convergence(one.updates, *(half.at(step).decoders(half.alive) for step in (0, 100, 200)))
+    assert whole.init_cosine > one.init_cosine and abs(whole.slope) < abs(one.slope)
+    everything = pinning.conditions("all", half.activations, PLAIN, half.saes[0], "fixed", [1.0])
+    assert study.run(everything, [1, 2, 3])["all_100"].convergence.init_cosine == pytest.approx(1, abs=1e-5)
+
+
+def test_a_half_pinned_study_that_converged_passes_the_gate(reference):
+    data = activations.split(TOY.activations, 0)
+    long = replace(PLAIN, steps=4096, batch_size=256, lr=1e-2)
+    kept = study.run(pinning.conditions("long", data, long, reference, "fixed", [0.5]), [1, 2, 3])["long_50"]
+    assert kept.convergence.converged, kept.convergence
+    whole = metrics.init_cosine(kept.decoders[0], kept.at(0).decoders(kept.alive)[0])
+    assert whole > 0.5, "with the pinned half it would have failed"
+
+
+def test_the_reference_is_scored_with_others_than_itself(found, reference):
+    scores = [mean_max_cosine(rows, reference.W_dec[0]) for rows in found["half"].saes.W_dec]
+    assert pinning.to_reference(found["half"], reference).value == pytest.approx(np.mean(scores))
+    longer = study.run({"plain": (found["plain"].activations, PLAIN)}, [9, 1, 2, 3])["plain"]
+    one = pinning.to_reference(longer, longer.saes[0])
+    assert one.n == 3 and one.value == pytest.approx(longer.scores("mean_max_cosine", "all")[0, 1:].mean())
 
 
 def test_nothing_pinned_gains_nothing(found):

@@ -104,6 +104,10 @@ def test_the_commonest_alive_latents_are_kept(studies):
     assert kept.sum(1).tolist() == [5] * len(SEEDS)
     assert (shuffled.firing[kept].min() >= shuffled.firing[~kept].quantile(0.5)).item()
     assert torch.equal(real.commonest([99] * len(SEEDS)), real.alive)
+    masked = torch.arange(32) >= 16
+    few = shuffled.commonest([3] * len(SEEDS), masked.expand_as(shuffled.alive))
+    assert few.sum(1).tolist() == [3] * len(SEEDS) and not few[:, :16].any()
+    assert float(shuffled.firing[few].min()) >= float(shuffled.firing[:, 16:].sort(1).values[:, -4].min())
 
 
 def test_gap_to_a_trained_null_is_taken_at_equal_alive_counts(studies):
