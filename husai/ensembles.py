@@ -26,8 +26,8 @@ FLOOR, QUANTILE = 0.7, 0.999
 """A match is a cosine above this, and above this share of those between covariance-matched draws."""
 PULL = Objective("consensus", weight=0.1, fade=0.5, every=8)
 """How a retrained SAE is held near the centroids: T3's weight, gone after half of the steps."""
-CANDIDATES = 1 / 16
-"""Share of the data points, drawn by each group for itself, from which its missing rows are filled: few are shared."""
+CANDIDATES = 512
+"""Data points, drawn by each group for itself, from which its missing rows are filled: few, so that few are shared."""
 WORSE = 1.05
 """Largest ratio of FVUs at which a method counts as reconstructing no worse."""
 
@@ -257,12 +257,11 @@ def centroids(members: SAEBatch, x: Float[Tensor, "n d_model"], decoder_tau: flo
 def filled(latents: Latents, config: TrainConfig, centre: Tensor, x: Float[Tensor, "n d_model"], seed: int) -> SAEBatch:
     """Return an SAE that starts with these latents, its other rows filled greedily from what they leave of the data.
 
-    Of a share `CANDIDATES` of the data points, drawn by the seed, the one with the largest residual gives the next row,
-    for encoder and decoder alike; what it explains of every residual is taken off before the next.
+    Of `CANDIDATES` data points, drawn by the seed, the one with the largest residual gives the next row, for encoder
+    and decoder alike; what it explains of every residual is taken off before the next.
     """
     rows = len(latents.bias)
-    count = max(config.sae.d_sae, round(CANDIDATES * len(x)))
-    draw = torch.randperm(len(x), generator=generator(seed, "ensembles/fill"))[:count]
+    draw = torch.randperm(len(x), generator=generator(seed, "ensembles/fill"))[:CANDIDATES]
     left = x[draw] - (_sae(latents, config, centre, seed).reconstruct(x[draw])[0] if rows else centre)
     added = []
     for _ in range(config.sae.d_sae - rows):

@@ -136,7 +136,7 @@ class Study:
 
     def mask(self, latents: str = "alive") -> Bool[Tensor, "seeds d_sae"]:
         """Return which latents count: the alive ones, or all."""
-        return self.alive if latents == "alive" else torch.ones_like(self.alive)
+        return self.alive if latents == "alive" else torch.ones(self.saes.b_enc.shape, dtype=torch.bool)
 
     def commonest(
         self, counts: Sequence[int], mask: Bool[Tensor, "seeds d_sae"] | None = None
