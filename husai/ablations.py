@@ -117,8 +117,8 @@ def contrast(
 
     Pairs are matched within an SAE by firing rate, with `sized` by mean value too (`pairing.matched_pairs`); what is
     averaged is the difference of log10 KL, with `nats` of KL itself; the interval is over models. With `permuted`
-    labels stable and unstable latents are mixed, `RELABELLINGS` times in every SAE: the null, around zero. `planted` mixes
-    them too and takes twice the contribution of those that are called stable: the control that has to be found.
+    labels stable and unstable latents are mixed, `RELABELLINGS` times in every SAE: the null, around zero. `planted`
+    mixes them too and takes twice the contribution of those that are called stable: the control that has to be found.
     ValueError: a model without pairs.
     """
     require(labels in ("true", "permuted", "planted"), "labels", labels, "'true', 'permuted' or 'planted'")
