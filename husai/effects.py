@@ -201,8 +201,8 @@ def against_trained(
 ) -> tuple[list[Agreement], list[Agreement]]:
     """Return the agreement of a study's effects in one model, and that of a trained null's.
 
-    `how` is `steered` or `silenced.ablated`; the null features are changed in the same model, or in their own, `there`.
-    At equal counts: the side with more alive latents drops its rarest. ValueError: other SAE seeds.
+    `how` is `steered` or `silenced.ablated`; the null's features are changed in the same model, or in their own,
+    `there`. At equal counts: the side with more alive latents drops its rarest. ValueError: other SAE seeds.
     """
     keep = _equal_counts(study, other)
     return [how(site, study, keep[0]).agreement()], [how(there or site, other, keep[1]).agreement()]
