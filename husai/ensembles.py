@@ -124,8 +124,9 @@ def grouped(ways: Mapping[str, Method], acts: Activations, seeds: Sequence[Seque
     """Return one study a method, whose SAE i is the one that group i of seeds ends with.
 
     A group's SAEs are made of its own seeds alone: the first where one SAE is trained, all of them where there are
-    several; a consensus retrains with the data order of the last. ValueError: groups that share seeds or are not of the
-    methods' size, methods of unequal compute.
+    several; a consensus retrains with the data order of the last. Groups share one number, that of the rows which a
+    consensus holds (`shared`). ValueError: groups that share seeds or are not of the methods' size, methods of unequal
+    compute.
     """
     every = [seed for group in seeds for seed in group]
     require(len(set(every)) == len(every), "seeds", [list(group) for group in seeds], "disjoint groups")
