@@ -91,17 +91,17 @@ def fates(
     ValueError: as `sides` and `unmatched.sort`.
     """
     every, x, k = sides(study, longer, seeds, counts), study.activations.held_out, study.config.sae.active
-    counts, lost = np.zeros((len(KINDS), len(every), len(every))), np.zeros((len(every), len(every)))
+    tally, lost = np.zeros((len(KINDS), len(every), len(every))), np.zeros((len(every), len(every)))
     bars: dict[str, list[float]] = {}
     for i, a in enumerate(every):
         for j, b in enumerate(every):
             if i != j:
                 found = sort(a, b, x, k, turns, seed=i * len(every) + j, **options)
-                counts[:, i, j] = np.bincount(found.kinds.numpy(), minlength=len(KINDS)) / len(found.kinds)
+                tally[:, i, j] = np.bincount(found.kinds.numpy(), minlength=len(KINDS)) / len(found.kinds)
                 lost[i, j] = found.lost
                 for kind, value in found.bars.items():
                     bars.setdefault(kind, []).append(value)
-    shares, gone = ((one + one.swapaxes(-1, -2)) / 2 for one in (counts, lost))
+    shares, gone = ((one + one.swapaxes(-1, -2)) / 2 for one in (tally, lost))
     return Fates(shares, {kind: float(np.mean(values)) for kind, values in bars.items()}, gone)
 
 
@@ -130,7 +130,7 @@ def beyond(
     Seed by seed both keep as many living latents, the commonest. Shares that no pair of seeds has are left out.
     """
     counts = torch.minimum(study.alive.sum(1), null.alive.sum(1)).tolist()
-    a, b = (fates(one, seeds=seeds, counts=counts, **options).explained for one in (study, null))
+    a, b = (fates(one, None, None, seeds=seeds, counts=counts, **options).explained for one in (study, null))
     rows = {"plain": a, name: b, f"beyond_{name}": a - b}
     told = {f"explained_{row}": _told(one[None]) for row, one in rows.items()}
     return {row: comparison.summarise(matrices) for row, matrices in told.items() if len(matrices)}
