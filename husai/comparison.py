@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from husai import nulls, stats
@@ -111,12 +112,18 @@ def at_equal_counts(
     studies: Sequence[Study], others: Sequence[Study], metric: str, **options: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the scores [models, seeds, seeds] of both sides; the side with more alive latents drops its rarest."""
-    matched, other = [], []
-    for study, trained in zip(studies, others, strict=True):
-        counts = torch.minimum(study.alive.sum(1), trained.alive.sum(1)).tolist()
-        matched.append(study.matrix(metric, study.commonest(counts), **options))
-        other.append(trained.matrix(metric, trained.commonest(counts), **options))
-    return np.stack(matched), np.stack(other)
+    sides = list(zip(studies, others, strict=True))
+    kept = [equal_counts(*both) for both in sides]
+    first, second = (
+        [both[i].matrix(metric, keep[i], **options) for both, keep in zip(sides, kept, strict=True)] for i in (0, 1)
+    )
+    return np.stack(first), np.stack(second)
+
+
+def equal_counts(study: Study, other: Study) -> tuple[Bool[Tensor, "seeds d_sae"], Bool[Tensor, "seeds d_other"]]:
+    """Return which latents of each count, so that seed by seed as many are alive; the rarest are dropped."""
+    counts = torch.minimum(study.alive.sum(1), other.alive.sum(1)).tolist()
+    return study.commonest(counts), other.commonest(counts)
 
 
 def against_nulls(

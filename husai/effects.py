@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from husai import nulls, stats
-from husai.comparison import drawn, summarise
+from husai.comparison import drawn, equal_counts, summarise
 from husai.config import require
 from husai.evidence import Estimate
 from husai.interventions import Site, steer
@@ -221,11 +221,10 @@ def implied_beyond(site: Site, study: Study, other: Study, dose: float = 1.0) ->
     return summarise((excess[0] - excess[1])[None])
 
 
-def _equal_counts(study: Study, other: Study) -> list[Tensor]:
-    """Return which latents of each are kept, so that seed by seed there are as many."""
+def _equal_counts(study: Study, other: Study) -> tuple[Tensor, Tensor]:
+    """Return `comparison.equal_counts` of the same seeds."""
     require(study.seeds == other.seeds, "other: seeds", other.seeds, f"those of the study, {study.seeds}")
-    counts = torch.minimum(study.alive.sum(1), other.alive.sum(1)).tolist()
-    return [study.commonest(counts), other.commonest(counts)]
+    return equal_counts(study, other)
 
 
 def trend(models: Sequence[Agreement], groups: int = 6) -> list[tuple[Estimate, Estimate]]:

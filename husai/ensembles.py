@@ -147,7 +147,7 @@ def _made(name: str, way: Method, acts: Activations, seeds: Sequence[Sequence[in
     parts = _members(way, acts, seeds)
     if way.how == "best":
         return best_of(parts)
-    agreed = shared(way, acts, seeds)
+    agreed = _agreed(way, parts, x)
     starts = []
     for index, (latents, group) in enumerate(zip(agreed, seeds, strict=True)):
         centre = torch.stack([part.saes.b_dec[index] for part in parts]).mean(0)
@@ -165,9 +165,12 @@ def shared(way: Method, acts: Activations, seeds: Sequence[Sequence[int]]) -> li
 
     It holds half as many as there are latents, or as few as the group with the fewest has: centroids alone.
     """
-    parts, x = _members(way, acts, seeds), in_memory(acts.fit)
+    return _agreed(way, _members(way, acts, seeds), in_memory(acts.fit))
+
+
+def _agreed(way: Method, parts: Sequence[Study], x: Float[Tensor, "n d_model"]) -> list[Latents]:
     tau = thresholds(x, way.config.sae.d_sae)
-    batches = [saes.stack([part.saes[index] for part in parts]) for index in range(len(seeds))]
+    batches = [saes.stack([part.saes[index] for part in parts]) for index in range(len(parts[0].seeds))]
     return [centroids(batch, x, *tau) for batch in batches]
 
 

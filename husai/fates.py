@@ -129,7 +129,7 @@ def beyond(
 
     Seed by seed both keep as many living latents, the commonest. Shares that no pair of seeds has are left out.
     """
-    counts = torch.minimum(study.alive.sum(1), null.alive.sum(1)).tolist()
+    counts = comparison.equal_counts(study, null)[0].sum(1).tolist()
     a, b = (fates(one, None, None, seeds=seeds, counts=counts, **options).explained for one in (study, null))
     rows = {"plain": a, name: b, f"beyond_{name}": a - b}
     told = {f"explained_{row}": _told(one[None]) for row, one in rows.items()}

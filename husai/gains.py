@@ -36,18 +36,19 @@ def against(
     require(baseline in outcomes, "baseline", baseline, f"one of {list(outcomes)}")
     sizes = {len(one.seeds) for one in outcomes.values()}
     require(len(sizes) == 1, "outcomes", sorted(sizes), "the same groups for all methods")
-    rows = {name: _alone(one, truth) for name, one in outcomes.items()}
+    chance = {name: comparison.compare([one], "N2", METRIC) for name, one in outcomes.items()}
+    rows = {name: _alone(one, chance[name], truth) for name, one in outcomes.items()}
     for name, one in outcomes.items():
         if name != baseline:
-            rows[name] |= _paired(one, outcomes[baseline], truth)
+            beyond = stats.difference(chance[name].gaps[0], chance[baseline].gaps[0])
+            rows[name] |= {**_paired(one, outcomes[baseline], truth), "gain_N2": by_group(beyond)}
     others = [name for name in outcomes if name != baseline]
     for name, p in zip(others, stats.holm([rows[name]["p"] for name in others]), strict=True):
         rows[name] |= {"p_holm": float(p), "clear": bool(p < 0.05)}
     return rows
 
 
-def _alone(one: Study, truth: Tensor | None) -> dict[str, Any]:
-    null = comparison.compare([one], "N2", METRIC)
+def _alone(one: Study, null: comparison.Comparison, truth: Tensor | None) -> dict[str, Any]:
     start = stats.pairwise(metrics.pairwise_matrix(metrics.hungarian_mcc, one.at(one.steps[0]).decoders()))
     row: dict[str, Any] = {**one.quality, "sound": sound(one), "agreement": null.score, "N2": null.null_score}
     row |= {"kappa_N2": null.kappa, "start": start}
@@ -58,10 +59,9 @@ def _alone(one: Study, truth: Tensor | None) -> dict[str, Any]:
 
 def _paired(one: Study, base: Study, truth: Tensor | None) -> dict[str, Any]:
     gain = by_group(stats.difference(one.scores(METRIC), base.scores(METRIC)))
-    beyond = [comparison.compare([side], "N2", METRIC).gaps[0] for side in (one, base)]
     ratio = by_group(pinning.times(one.by_seed["fvu"], base.by_seed["fvu"]))
     shift = replace(ratio, value=ratio.value - 1, low=ratio.low - 1, high=ratio.high - 1)
-    row: dict[str, Any] = {"gain": gain, "gain_N2": by_group(stats.difference(*beyond))}
+    row: dict[str, Any] = {"gain": gain}
     for key, metric in (("gain_unweighted", "hungarian_mcc"), ("gain_shared", "shared_fraction")):
         row[key] = by_group(stats.difference(one.scores(metric), base.scores(metric)))
     row |= {"p": stats.p_value(gain), "detectable": stats.detectable(gain)}

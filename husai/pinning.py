@@ -129,9 +129,7 @@ def rest(study: Study, plain: Study) -> dict[str, Estimate | float]:
     paired difference, all at equal counts, the rarest being dropped; `N0` and `N2` are random directions (isotropic,
     covariance-matched) at these counts, `count` is the mean of them. ValueError: other seeds, as `others`.
     """
-    require(plain.seeds == study.seeds, "plain: seeds", plain.seeds, f"those of the study, {study.seeds}")
-    pinned = study.config.objective.rows
-    masks = others(study, pinned), counterparts(plain, study.saes.W_dec[:, :pinned])
+    masks = _unpinned(study, plain)
     counts = torch.minimum(*(mask.sum(1) for mask in masks)).tolist()
     ours, theirs = (
         one.matrix(METRIC, one.commonest(counts, m)) for one, m in zip((study, plain), masks, strict=True)
@@ -153,14 +151,19 @@ def recovered(study: Study, plain: Study, atoms: Float[Tensor, "atoms d_model"])
     The pinned latents are the first atoms (`known`). `score` is `metrics.recovery` of the others by `others`,
     `counterpart` by `counterparts`, `gain` their paired difference. ValueError: as `rest`.
     """
-    require(plain.seeds == study.seeds, "plain: seeds", plain.seeds, f"those of the study, {study.seeds}")
-    pinned = study.config.objective.rows
-    masks = others(study, pinned), counterparts(plain, study.saes.W_dec[:, :pinned])
+    hidden = atoms[study.config.objective.rows :]
     ours, theirs = (
-        [recovery(rows, atoms[pinned:]) for rows in one.saes.decoders(mask)]
-        for one, mask in zip((study, plain), masks, strict=True)
+        [recovery(rows, hidden) for rows in one.saes.decoders(mask)]
+        for one, mask in zip((study, plain), _unpinned(study, plain), strict=True)
     )
     return {"score": stats.mean(ours), "counterpart": stats.mean(theirs), "gain": stats.difference(ours, theirs)}
+
+
+def _unpinned(study: Study, plain: Study) -> tuple[Tensor, Tensor]:
+    """Return `others` of a study, and their `counterparts` in the same seeds' unpinned SAEs."""
+    require(plain.seeds == study.seeds, "plain: seeds", plain.seeds, f"those of the study, {study.seeds}")
+    pinned = study.config.objective.rows
+    return others(study, pinned), counterparts(plain, study.saes.W_dec[:, :pinned])
 
 
 def known(atoms: Float[Tensor, "atoms d_model"], config: SAEConfig) -> SAEBatch:

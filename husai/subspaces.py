@@ -79,9 +79,8 @@ def compare(
     others = list(studies) if isinstance(null, str) else list(null)
     keep = [study.mask(latents) for study in studies]
     if not drawn:
-        counts = [torch.minimum(a.alive.sum(1), b.alive.sum(1)).tolist() for a, b in zip(studies, others, strict=True)]
-        keep = [study.commonest(count) for study, count in zip(studies, counts, strict=True)]
-        theirs = [other.commonest(count) for other, count in zip(others, counts, strict=True)]
+        both_kept = [comparison.equal_counts(*both) for both in zip(studies, others, strict=True)]
+        keep, theirs = ([one[i] for one in both_kept] for i in (0, 1))
     most = min(int(one.sum(1).min()) for one in keep)
     kept = [rank for rank in ranks if 1 <= rank <= min(most, studies[0].saes.W_dec.shape[-1])]
     require(bool(kept), "ranks", list(ranks), f"some within the {most} latents")
