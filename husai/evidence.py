@@ -95,6 +95,8 @@ class Claim:
     """`{value, near, within}`: the published number came back when |value - near| <= within."""
     verdict: tuple[Mapping[str, Any], ...] = ()
     """Conjunction of `{value, rule, threshold or margin, needs}`."""
+    settle: str = ""
+    """What a published number needs that cannot be had here; the verdict is then about our own analogue."""
 
     @property
     def criterion(self) -> str:
@@ -166,6 +168,8 @@ def judge(claim: Claim, values: Mapping[str, Any]) -> Result:
         near, within = claim.reproduce["near"], claim.reproduce["within"]
         reproduced = "yes" if abs(_point(value) - near) <= within else "no"
         reasons.append(f"published {near}, here {format_value(value)}")
+    if claim.settle:
+        reasons.append(f"the published number {claim.settle}")
     if claim.verdict:
         found = []
         for rule in claim.verdict:

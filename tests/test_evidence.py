@@ -80,6 +80,14 @@ def test_a_missing_value_is_named():
         judge(claim(verdict=({"value": "gone", "rule": "above", "threshold": 0},)), {"gap": 1.0})
 
 
+def test_a_number_out_of_reach_says_what_would_settle_it():
+    rules = ({"value": "gap", "rule": "above", "threshold": 0.0},)
+    claim = evidence.Claim("X", "q", "1", "s", "99", settle="needs the published weights", verdict=rules)
+    found = evidence.judge(claim, {"gap": 1.0})
+    assert (found.reproduced, found.verdict) == ("not run", "supported")
+    assert found.reason.startswith("the published number needs the published weights; gap = ")
+
+
 def test_the_criterion_hash_covers_every_number_of_it():
     one = claim(verdict=({"value": "gap", "rule": "equivalent", "margin": 0.02},))
     two = claim(verdict=({"value": "gap", "rule": "equivalent", "margin": 0.03},))
