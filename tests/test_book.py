@@ -60,7 +60,7 @@ class Project:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text if name == "index" else f"---\norphan: true\n---\n\n{text}")
         settings = {
-            "extensions": ["myst_parser", "results", "measured", "forest", "offline"],
+            "extensions": ["myst_parser", "results", "measured", "forest", "carried", "offline"],
             "html_theme": "basic", "nitpicky": True, "exclude_patterns": ["results"],
         }  # fmt: skip
         with open(self.output.parent / "warnings", "w+") as stream, patch_docutils(), docutils_namespace():
@@ -112,9 +112,7 @@ def test_result_shows_an_estimate_as_the_library_formats_it(project: Project) ->
 
 
 def test_result_reaches_fields_and_judgements(project: Project) -> None:
-    page, warnings = project.build(
-        "# T\n\n{result}`22:gap.n` {result}`22:gap.low` {result}`22:claims.P1.verdict`"
-    )
+    page, warnings = project.build("# T\n\n{result}`22:gap.n` {result}`22:gap.low` {result}`22:claims.P1.verdict`")
     assert warnings == ""
     assert ">5<" in page and ">0.180<" in page and ">refuted<" in page
 
@@ -125,9 +123,7 @@ def test_result_makes_its_file_a_dependency_of_the_page(project: Project) -> Non
 
 
 def test_result_links_to_its_notebook(project: Project) -> None:
-    (project.source / "results" / f"{STEM}.provenance.json").write_text(
-        json.dumps({"commit": "abc", "dirty": False})
-    )
+    (project.source / "results" / f"{STEM}.provenance.json").write_text(json.dumps({"commit": "abc", "dirty": False}))
     names = ("index", f"executed/{STEM}")
     page, warnings = project.build("# T\n\n{result}`22:gap`", "# Notebook\n\n{result}`22:gap`", names=names)
     assert warnings == ""
@@ -174,9 +170,7 @@ def test_verdict_shows_statement_words_and_judgement(project: Project) -> None:
         assert words in page
 
 
-@pytest.mark.parametrize(
-    "profile, complains", [("paper", True), ("full", True), ("smoke", False), ("lab", False)]
-)
+@pytest.mark.parametrize("profile, complains", [("paper", True), ("full", True), ("smoke", False), ("lab", False)])
 def test_turned_verdict_fails_citable_profiles_only(project: Project, profile: str, complains: bool) -> None:
     project.results(profile)
     page, warnings = project.build(VERDICT % "supported")
@@ -201,6 +195,26 @@ def test_unknown_claim_and_unjudged_notebook_warn(project: Project) -> None:
     assert "P11" in warnings and "P1" in warnings and "'41'" in warnings
 
 
+def test_a_sentence_is_tied_to_its_claim(project: Project) -> None:
+    page, warnings = project.build(
+        "# T\n\nThey agree {claim}`P1 refuted`.", "# L\n\n```{claims}\n```", names=("index", "claims")
+    )
+    assert warnings == ""
+    assert 'href="claims.html#claim-p1"' in page and "Trained agrees as chance does. refuted: gap too large" in page
+
+
+@pytest.mark.parametrize(
+    ("role", "wanted"),
+    [
+        ("P1 supported", "stands on supported, the run says refuted"),
+        ("P9 refuted", "no such claim"),
+        ("P1", "is wanted"),
+    ],
+)
+def test_a_sentence_that_no_claim_carries_warns(project: Project, role: str, wanted: str) -> None:
+    assert wanted in project.build(f"# T\n\nThey agree {{claim}}`{role}`.")[1]
+
+
 def test_ledger_and_scoreboard_show_what_no_run_has_judged(project: Project) -> None:
     page, warnings = project.build("# T\n\n```{scoreboard}\n```\n\n```{claims}\n```\n")
     assert warnings == ""
@@ -209,9 +223,7 @@ def test_ledger_and_scoreboard_show_what_no_run_has_judged(project: Project) -> 
     assert "<strong>1</strong> <span" in page and "<strong>2</strong> <span" in page
 
 
-@pytest.mark.parametrize(
-    "option, shown, hidden", [(":notebook: 22", "P1", "A5.1e-4"), (":part: 4", "A5.1e-4", "P1")]
-)
+@pytest.mark.parametrize("option, shown, hidden", [(":notebook: 22", "P1", "A5.1e-4"), (":part: 4", "A5.1e-4", "P1")])
 def test_ledger_filters(project: Project, option: str, shown: str, hidden: str) -> None:
     page, _ = project.build(f"# T\n\n```{{claims}}\n{option}\n```\n")
     assert f">{shown}<" in page and f">{hidden}<" not in page
@@ -260,6 +272,16 @@ def test_ledger_is_complete_and_valid() -> None:
         assert not claim.reproduce or claim.reproduce.keys() == {"value", "near", "within"}, name
 
 
+def test_every_sentence_of_the_conclusions_is_tied_to_a_claim() -> None:
+    text = (ROOT / "book" / "conclusions.md").read_text().partition("## Abstract")[2]
+    blocks = [block.strip() for block in re.split(r"\n\n|\n(?=\d+\. )", text)]
+    blocks = [re.sub(r"\s+", " ", re.sub(r"^\*\*.*?\*\*|^\d+\. ", "", block, flags=re.S)) for block in blocks]
+    words = [block for block in blocks if block.strip() and not block.startswith("#")]
+    sentences = [s for block in words for s in re.split(r"(?<=[.?]) (?=[A-Z])", block.strip())]
+    assert len(sentences) > 20
+    assert [s for s in sentences if "{claim}`" not in s] == []
+
+
 def test_every_page_of_the_contents_has_a_source() -> None:
     contents = yaml.safe_load((ROOT / "_toc.yml").read_text())
     pages = [contents["root"], *(page["file"] for part in contents["parts"] for page in part["chapters"])]
@@ -295,5 +317,6 @@ def test_prose_expects_the_verdicts_of_the_reference_run() -> None:
     pages = [*(ROOT / "book").glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")]
     declared = re.compile(r"\{verdict\} (\S+)\s+:expect: ([a-z ]+)")
     expected = [pair for page in pages for pair in declared.findall(page.read_text())]
+    expected += [pair for page in pages for pair in re.findall(r"\{claim\}`(\S+) ([a-z ]+)`", page.read_text())]
     assert expected, "the front page declares its verdicts"
     assert [(name, word) for name, word in expected if found[name]["verdict"] != word] == []

@@ -7,12 +7,11 @@ stands on; a paper or full run that says otherwise is a warning, so that a build
 from typing import Any
 
 from docutils import nodes
+from results import CITABLE, VERDICTS, judgement, ledger_of, near, results_of
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxRole
 from sphinx.util.nodes import make_refnode
-
-from results import CITABLE, VERDICTS, judgement, ledger_of, near, results_of
 
 logger = logging.getLogger(__name__)
 
