@@ -47,6 +47,7 @@ env: $(ENV)  ## make the environment (.venv), unless an active one satisfies the
 paper: export HUSAI_COMMAND = make paper$(if $(filter-out paper,$(PROFILE)), PROFILE=$(PROFILE))
 paper: $(ENV)  ## run every notebook and build the book; only what changed (PROFILE=full: published scale)
 	@$(SNAKEMAKE) --config profile=$(PROFILE)
+	@$(PY) workflow/summary.py $(if $(filter-out paper,$(PROFILE)),_build/$(PROFILE)/)book/results
 	@echo "The book: $(SITE)/index.html"
 
 book: $(ENV)  ## build the book again from the notebooks as executed last

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from husai import artifacts, calibration, health, metrics, saes, stats, training
+from husai import artifacts, calibration, health, metrics, progress, saes, stats, training
 from husai.activations import Activations, split
 from husai.calibration import Calibration
 from husai.config import NAMES, Objective, TrainConfig, log_grid, require
@@ -205,7 +205,8 @@ def run(
     configs = [resolved(acts[0], item[1], seeds) for acts, item in zip(data, conditions.values(), strict=True)]
     references = [item[2] if len(item) == 3 else None for item in conditions.values()]
     keeps = [sorted({0, c.steps // 2, c.steps, *at, *(log_grid(c.steps) if trajectory else ())}) for c in configs]
-    folders = list(apply(_folder, data, configs, references, repeat(tuple(seeds)), keeps))
+    trained = apply(_folder, data, configs, references, repeat(tuple(seeds)), keeps)
+    folders = list(progress.watched(trained, [c.steps * len(seeds) for c in configs], "SAE-step"))
     studies = zip(conditions, data, configs, folders, strict=True)
     return {name: Study(acts[0], config, tuple(seeds), folder) for name, acts, config, folder in studies}
 

@@ -9,7 +9,7 @@ import grimp
 import pytest
 
 FLOORS = [
-    "config recipes provenance evidence",
+    "config recipes provenance evidence progress",
     "stats simulation resampling fitting tasks synthetic text similarity matching metrics consensus orbits "
     "objectives kernels artifacts shards prefixes fourier pairing knockoffs groups rules",
     "models grokking architectures saes formats nulls gate plots unmatched plants",

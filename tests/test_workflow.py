@@ -194,3 +194,19 @@ def test_an_active_environment_is_used_only_when_it_meets_every_pin(
     environment.main()
     out, err = capsys.readouterr()
     assert out.strip() == ".venv/bin/python" and "lacks torch==2.13.1 and 1 more" in err
+
+
+def test_a_run_ends_with_a_table_of_seconds_and_verdicts(tmp_path: Path) -> None:
+    judged = [("supported", "yes"), ("supported", "not run"), ("refuted", "no")]
+    for stem, claims, seconds in (("11_a", judged[:1], 1.6), ("22_b", judged[1:], 60.2)):
+        content = {"claims": {str(i): {"verdict": v, "reproduced": r} for i, (v, r) in enumerate(claims)}}
+        (tmp_path / f"{stem}.json").write_text(json.dumps(content))
+        (tmp_path / f"{stem}.provenance.json").write_text(json.dumps({"seconds": seconds}))
+    command = [sys.executable, ROOT / "workflow" / "summary.py", tmp_path]
+    head, *lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert head.split()[:3] == ["notebook", "seconds", "supported"]
+    assert [line.split() for line in lines] == [
+        ["11_a", "2", "1", "0", "0", "1", "of", "1"],
+        ["22_b", "60", "1", "1", "0", "0", "of", "1"],
+        ["all", "62", "2", "1", "0", "1", "of", "2"],
+    ]

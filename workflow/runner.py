@@ -61,7 +61,9 @@ def run(notebook: Path, parameters: dict[str, Any], out: Path, build: Path) -> P
         path.unlink(missing_ok=True)  # a stale failure must not outlive a success, nor a success a failure
     os.environ["HUSAI_OUT"] = str(out.resolve())
     try:
-        papermill.execute_notebook(notebook, partial, parameters, kernel_name="python3", progress_bar=False)
+        papermill.execute_notebook(
+            notebook, partial, parameters, kernel_name="python3", progress_bar=False, stderr_file=sys.stderr
+        )
     except Exception as error:
         if partial.exists():
             os.replace(partial, failed)
