@@ -10,8 +10,17 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from husai.language.gpt import GPTs, Hooks
-from husai.language.matched import Texts
+from husai.language.matched import Texts, losses
 from husai.text import grammar
+
+
+def quality(models: GPTs, of: Texts) -> dict[str, list[float]]:
+    """Return the loss a body token and its excess over the grammar's own -ln P of the same texts, in nats, a seed each.
+
+    The excess of the true distribution is 0, whichever texts were drawn.
+    """
+    tokens, nats = int(of.body.sum()), losses(models, of).sum(1)
+    return {"loss": (nats / tokens).tolist(), "excess": ((nats - of.floor.sum()) / tokens).tolist()}
 
 
 class Written(NamedTuple):
@@ -60,9 +69,13 @@ class Written(NamedTuple):
 
     def values(self) -> dict[str, list[float]]:
         """Return every measure by name, a value a seed each."""
-        names = ("regulation_rate", "complexity_spearman", "on_task", "finished")
-        counts = {"steps": self.n_steps.mean(1).tolist()}
-        return {name: getattr(self, name) for name in names} | counts
+        return {
+            "rate": self.regulation_rate,
+            "spearman": self.complexity_spearman,
+            "steps": self.n_steps.mean(1).tolist(),
+            "on_task": self.on_task,
+            "finished": self.finished,
+        }
 
 
 def write(models: GPTs, of: Texts, seed: int = 0, hooks: Hooks | None = None, temperature: float = 1.0) -> Written:

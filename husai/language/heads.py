@@ -93,11 +93,9 @@ def compared(found: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[st
 
     ValueError: fewer than 3 seeds.
     """
-    rows = {
-        f"{name}, other seeds": {kind: stats.pairwise((table + table.T) / 2) for kind, table in kinds.items()}
-        for name, kinds in found.items()
-    }
-    return {"styles, same seed": {k: stats.mean(t.diagonal()) for k, t in found["styles"].items()}, **rows}
+    rows = {name: {kind: stats.pairwise((t + t.T) / 2) for kind, t in kinds.items()} for name, kinds in found.items()}
+    same = {kind: stats.mean(table.diagonal()) for kind, table in found["styles"].items()}
+    return {"styles, same seed": same, "styles, other seeds": rows.pop("styles"), **rows}
 
 
 def contrasts(found: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Estimate]:

@@ -1,11 +1,15 @@
 """The logit lens at step onsets: what each layer of a GPT would say next if it were the last one."""
 
+import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from husai import stats
+from husai.evidence import Estimate
 from husai.language.gpt import GPTs, unembed
 from husai.language.matched import Texts, regulation_ids, texts
 
@@ -20,18 +24,14 @@ class Onsets(NamedTuple):
     openings: Float[Tensor, "seeds hooks"]
     """P(any token that opens a step in this style), mean over onsets: how legible the layer is."""
 
-    @property
-    def share(self) -> Float[Tensor, "seeds hooks"]:
-        """P(regulation) / P(openings): regulation, given that the layer speaks of steps at all."""
-        return self.regulation / self.openings
+    def by_layer(self, of: str) -> list[Estimate]:
+        """Return log10 of the probability at every layer, `of` "regulation" or "openings", with intervals."""
+        return [stats.mean(column.tolist()) for column in getattr(self, of).log10().T]
 
-    def rise(self, layer: int) -> list[float]:
-        """Return log10 of P(regulation) after block `layer` over that before it, a value a seed."""
-        return (self.regulation[:, layer + 1] / self.regulation[:, layer]).log10().tolist()
-
-    def legibility_rise(self, layer: int) -> list[float]:
-        """Return log10 of P(openings) after block `layer` over that before it, a value a seed."""
-        return (self.openings[:, layer + 1] / self.openings[:, layer]).log10().tolist()
+    def rise(self, of: str, layer: int) -> list[float]:
+        """Return log10 of the probability after block `layer` over that before it, a value a seed."""
+        p = getattr(self, of).log10()
+        return (p[:, layer + 1] - p[:, layer]).tolist()
 
 
 def at_onsets(models: GPTs, of: Texts) -> Onsets:
@@ -58,3 +58,31 @@ def openings(style: str, models: GPTs) -> Tensor:
     """Return the ids that open a step in 500 training texts of a style, and the regulation actions' first tokens."""
     known = texts(style, "training", 500, models.config)
     return torch.cat([known.tokens[known.onset], torch.tensor(regulation_ids(models.tokenizer))]).unique()
+
+
+def chance(models: GPTs) -> float:
+    """Return log10 P(regulation) of a layer that says nothing: every token of the tokenizer is as likely."""
+    return math.log10(len(regulation_ids(models.tokenizer)) / models.tokenizer.vocabulary)
+
+
+def summary(found: Mapping[str, Onsets], layer: int = 2) -> dict[str, Estimate]:
+    """Return the values by which the published circuit is judged, with intervals over model seeds.
+
+    `<style>_embedding`, `<style>_L<l>`: P(regulation); `rise_L<layer>`: log10 of its rise in adhd through the
+    block; `rise_beyond_legibility`: that less the rise of P(any step opening); `largest_rise`: of any block, and
+    `largest_at`, its mean number; `standard_highest`: the standard models' largest P(regulation) of all layers.
+    """
+    values = {
+        f"{style}_{'embedding' if i == 0 else f'L{i - 1}'}": stats.mean(column.tolist())
+        for style, one in found.items()
+        for i, column in enumerate(one.regulation.T)
+    }
+    adhd, standard = found["adhd"], found["standard"]
+    rises = adhd.regulation.log10().diff(dim=1)
+    return values | {
+        f"rise_L{layer}": stats.mean(adhd.rise("regulation", layer)),
+        "rise_beyond_legibility": stats.difference(adhd.rise("regulation", layer), adhd.rise("openings", layer)),
+        "largest_rise": stats.mean(rises.amax(1).tolist()),
+        "largest_at": stats.mean(rises.argmax(1).float().tolist()),
+        "standard_highest": stats.mean(standard.regulation.amax(1).tolist()),
+    }
