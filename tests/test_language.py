@@ -190,6 +190,9 @@ def test_repeated_beginnings_and_rows_are_dropped_and_counted(neox: pretrained.L
         collect.collect(neox, read, "blocks.2.hook_resid_post", unique + 1, 9)
     kept = collect.collect(neox, read, "blocks.2.hook_resid_post", total, 9, repeats=True)
     assert (kept.repeated, kept.duplicates, len(kept.ids)) == (5, total - unique, total)
+    some = collect.collect(neox, read, "blocks.2.hook_resid_post", 100, 9, repeats=True)
+    rows = {(int(i), *row) for i, row in zip(some.ids, some.acts.values.round(decimals=3).tolist(), strict=True)}
+    assert some.duplicates == 100 - len(rows)  # counted among the rows that are handed out
     looked_up = collect.collect(neox, read, "hook_embed", len(set(found.ids.tolist())), 9)
     assert len(set(looked_up.ids.tolist())) == len(looked_up.ids)  # an embedding has one row a token
 

@@ -107,7 +107,7 @@ class _Reader:
         """Yield the rows of one batch of documents after another, until there are as many as wanted."""
         left, seen, compare = self.tokens, set(), _Compare(self.model.d_model)
         order = torch.randperm(len(self.corpus.documents), generator=generator(self.seed, "language/documents"))
-        for chunk in order.split(max(1, ROWS // self.context)):
+        for chunk in order.split(max(1, min(ROWS, self.tokens) // self.context)):
             batch = self.model.tokenize([self.corpus.documents[i] for i in chunk], self.context)
             fresh = torch.tensor([_new(tuple(row.tolist()), seen) for row in batch.ids])
             self.counted["repeated"] += int((~fresh).sum())
@@ -117,8 +117,9 @@ class _Reader:
             rows, position = batch.kept.nonzero(as_tuple=True)
             values, ids = self.model.at(batch, self.hook)[rows, position], batch.ids[rows, position]
             first = compare.first(ids, values)
-            self.counted["duplicates"] += int((~first).sum())
             keep = (first | self.repeats).nonzero()[:left, 0]
+            read = int(keep[-1]) + 1 if len(keep) == left else len(first)
+            self.counted["duplicates"] += int((~first[:read]).sum())
             left -= len(keep)
             self.notes.append(torch.stack([ids, chunk[batch.document[rows]], position])[:, keep])
             if len(keep):
