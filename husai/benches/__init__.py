@@ -1,0 +1,1 @@
+"""External benchmarks rebuilt on our own models: SAEBench-style and CE-style scores."""
