@@ -1,1 +1,1 @@
-"""External benchmarks rebuilt on our own models: SAEBench-style and CE-style scores."""
+"""External benchmarks of SAEs, in-house or in their own environment, beside baselines that a delta needs."""
