@@ -98,6 +98,18 @@ class Outcome:
         return self.margin / half if half > 0 else math.inf if self.passed else -math.inf
 
 
+    @property
+    def distance(self) -> Estimate | None:
+        """The value as its distance from the bound, above 0 on the passing side; None where nothing counts."""
+        if self.value is None or math.isnan(self.margin):
+            return None
+        ends = sorted((self.value.low - self.threshold, self.value.high - self.threshold))
+        if self.direction == "below":
+            ends = sorted(-end for end in ends)
+        middle = (self.value.value - self.threshold) * (-1 if self.direction == "below" else 1)
+        return Estimate(middle, *ends, self.value.n, self.value.unit, self.value.method)
+
+
 @dataclass(frozen=True)
 class Decision:
     """What all gates say of one candidate."""
@@ -168,6 +180,8 @@ def _outcome(candidate: Candidate, gate: Threshold, given: list[Evidence]) -> Ou
         return Outcome(gate.name, value, gate.bound, gate.direction, margin, candidate.digest, passed, reason)
     value, address = (given[0].value, given[0].address) if given else (None, "")
     trouble = _trouble(candidate, gate, given)
+    if trouble and gate.direction == "information":
+        trouble = f"{trouble}. {gate.reason}"
     if trouble or value is None:
         return _failed(gate.name, value, gate.bound, gate.direction, address, trouble)
     if gate.direction == "information":
