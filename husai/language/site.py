@@ -1,14 +1,17 @@
 """The site of parts 6 and 7: the activations and the SAEs that several notebooks ask for by the same call."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from husai import study
+from husai.activations import Activations
 from husai.config import TrainConfig
 from husai.language.collect import TextActivations, collect
 from husai.language.pretrained import LanguageModel, load
 from husai.recipes import converged
 from husai.study import Study
-from husai.text.corpus import PACKAGES, Corpus, reference
+from husai.text.corpus import PACKAGES, Corpus, lines, reference
 
 HOOK = "blocks.2.hook_resid_post"
 """After three of the six layers."""
@@ -30,11 +33,27 @@ def text_site(
     context: int = 64,
     hook: str = HOOK,
     name: str = "minilm",
-    packages: tuple[str, ...] = tuple(PACKAGES),
+    packages: Sequence[str] = tuple(PACKAGES),
+    path: str = "",
 ) -> Site:
-    """Return the pretrained encoder on the reference corpus; equal arguments give one artifact, whoever asks."""
-    model, corpus = load(name), reference(packages)
+    """Return the pretrained encoder on the reference corpus; equal arguments give one artifact, whoever asks.
+
+    A `path` names a text file to read instead of the reference corpus. ValueError: as `load`, `reference`, `lines` and
+    `collect`.
+    """
+    model = load(name)
+    corpus = lines(Path(path)) if path else reference(packages)
     return Site(model, corpus, hook, collect(model, corpus, hook, tokens, context))
+
+
+def arms(site: Site, context: int = 64, seed: int = 0) -> dict[str, list[Activations]]:
+    """Return what a stability score is compared on, as `activations.arms`: the site's activations, N4 and N5.
+
+    N4 shuffles them; N5 collects as many of the same text from the model with its weights drawn anew.
+    """
+    real = site.text.acts
+    random = collect(site.model.randomised(seed), site.corpus, site.hook, len(real.values), context)
+    return {"real": [real], "N4": [real.shuffled(seed)], "N5": [random.acts]}
 
 
 def text_recipe(d_sae: int = 512, steps: int = 2560) -> TrainConfig:
