@@ -32,6 +32,12 @@ class Threshold:
     bound: float = math.nan
     unit: str = ""
 
+    def distance(self, value: Estimate) -> Estimate:
+        """Return a value as its distance from the bound, above 0 on the side that passes."""
+        sign = -1 if self.direction == "below" else 1
+        middle, *ends = (sign * (end - self.bound) for end in (value.value, value.low, value.high))
+        return Estimate(middle, min(ends), max(ends), value.n, value.unit, value.method)
+
     def __post_init__(self) -> None:
         known = self.direction in DIRECTIONS
         require(known, f"gate {self.name}: direction", self.direction, f"one of {DIRECTIONS}")
@@ -96,18 +102,6 @@ class Outcome:
         """The margin in units of the interval's half width; a count has no such error and is infinitely far."""
         half = (self.value.high - self.value.low) / 2 if self.value else 0.0
         return self.margin / half if half > 0 else math.inf if self.passed else -math.inf
-
-
-    @property
-    def distance(self) -> Estimate | None:
-        """The value as its distance from the bound, above 0 on the passing side; None where nothing counts."""
-        if self.value is None or math.isnan(self.margin):
-            return None
-        ends = sorted((self.value.low - self.threshold, self.value.high - self.threshold))
-        if self.direction == "below":
-            ends = sorted(-end for end in ends)
-        middle = (self.value.value - self.threshold) * (-1 if self.direction == "below" else 1)
-        return Estimate(middle, *ends, self.value.n, self.value.unit, self.value.method)
 
 
 @dataclass(frozen=True)
@@ -186,7 +180,7 @@ def _outcome(candidate: Candidate, gate: Threshold, given: list[Evidence]) -> Ou
         return _failed(gate.name, value, gate.bound, gate.direction, address, trouble)
     if gate.direction == "information":
         return Outcome(gate.name, value, math.nan, gate.direction, math.nan, address, True, gate.reason)
-    margin = value.low - gate.bound if gate.direction == "above" else gate.bound - value.high
+    margin = gate.distance(value).low
     side = "inside" if margin > 0 else "not inside"
     reason = f"the interval is {side} the region {gate.direction} {gate.bound:g}"
     return Outcome(gate.name, value, gate.bound, gate.direction, margin, address, margin > 0, reason)

@@ -35,12 +35,20 @@ def data(study: Study) -> str:
 def evidence(
     study: Study, name: str, value: Estimate | None, profile: str, address: str, on: str = "", against: str = ""
 ) -> gate.Evidence:
-    """Return a value as evidence about these SAEs and no others; `on` is its data, the held-out activations unless given.
+    """Return a value as evidence about these SAEs and no others.
 
-    `against` is the data of what it is compared with.
+    `on` is its data, the held-out activations unless given; `against` that of what it is compared with.
     """
     digest, settled = artifacts.verify(study.folder), comparison.settled([study])
     return gate.Evidence(name, value, digest, on or data(study), profile, settled, address, against)
+
+
+def proofs(
+    name: str, study: Study, values: Mapping[str, Estimate], profile: str, on: Mapping[str, tuple[str, str]]
+) -> list[gate.Evidence]:
+    """Return all values of a candidate as evidence, found at `75:<name>_<gate>`; `on` names its data."""
+    where = {key: f"75:{name}_{key}" for key in values}
+    return [evidence(study, key, value, profile, where[key], *on.get(key, ())) for key, value in values.items()]
 
 
 def internal(study: Study, trained: Mapping[str, Study]) -> dict[str, Estimate]:
@@ -66,14 +74,15 @@ def against_baselines(scores: probing.Scores) -> tuple[str, Estimate]:
     return best, replace(probing.over_classes(scores.delta("sae", best), scores.tasks), unit="AUC")
 
 
-def distances(decisions: Sequence[gate.Decision]) -> dict[str, dict[str, Estimate]]:
-    """Return, by gate and candidate, how far a value lies on the passing side; gates that count nothing are left out."""
-    found: dict[str, dict[str, Estimate]] = {}
-    for one in decisions:
-        for outcome in one.judged:
-            if outcome.direction != "at least" and (distance := outcome.distance) is not None:
-                found.setdefault(outcome.gate, {})[one.candidate] = distance
-    return found
+def distances(
+    values: Mapping[str, Mapping[str, Estimate]], gates: Mapping[str, gate.Threshold]
+) -> dict[str, dict[str, Estimate]]:
+    """Return {gate: {candidate: distance from the bound}} of {candidate: {gate: value}}, above 0 where it passes."""
+    judged = [name for name, one in gates.items() if one.direction in ("above", "below")]
+    return {
+        name: {who: gates[name].distance(found[name]) for who, found in values.items() if name in found}
+        for name in judged
+    }
 
 
 def verdicts(decisions: Sequence[gate.Decision]) -> dict[str, bool | str | int]:

@@ -29,7 +29,7 @@ def embedding_recovered(
 ) -> list[float]:
     """Return, per seed, 1 - sum |e_sae - e|^2 / sum |e_mean - e|^2 over documents: 1 as the model, 0 as mean-ablation.
 
-    e is the sentence embedding of the model, e_sae that with the reconstructions of the text's tokens at the hook, e_mean
+    e is the model's sentence embedding, e_sae that with the reconstructions of the text's tokens at the hook, e_mean
     that with the mean activation there; special tokens stay. ValueError: SAEs of another width, a hook whose removal
     changes nothing.
     """
@@ -46,7 +46,9 @@ def embedding_recovered(
     return [1 - float(change.square().sum()) / worst for change in changes]
 
 
-def activations_of(model: LanguageModel, hook: str, texts: Sequence[str], context: int = 64) -> Float[Tensor, "n d_model"]:
+def activations_of(
+    model: LanguageModel, hook: str, texts: Sequence[str], context: int = 64
+) -> Float[Tensor, "n d_model"]:
     """Return the activations of the text tokens of other texts at a hook, equal rows once."""
     tokens = model.tokenize(texts, context)
     return model.at(tokens, hook)[tokens.kept].unique(dim=0)
