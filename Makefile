@@ -26,12 +26,12 @@ GIVEN      = $(strip $(foreach v,$(filter-out NB PY PYTHON,$(.VARIABLES)),\
                  $(if $(filter command,$(firstword $(origin $v))),'$v=$($v)')))
 SITE       = $(CURDIR)/$(if $(filter-out paper,$(PROFILE)),_build/$(PROFILE)/)_build/html
 
-.PHONY: help env paper reference smoke test interop bench book serve check lab nb clean
+.PHONY: help env paper reference followups audit smoke test interop bench book serve check lab nb clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
 env: $(ENV)  ## make the environment (.venv), unless an active one satisfies the lock
 	@echo "environment: $(BIN)"
@@ -57,6 +57,9 @@ book: $(ENV)  ## build the book again from the notebooks as executed last
 reference: $(ENV)  ## keep the last paper run's results as the reference (from a clean tree only)
 	@test -z "$$(git status --porcelain)" || { echo "the tree is not clean: commit first, then make paper"; exit 1; }
 	mkdir -p book/reference && cp book/results/*.json book/figures/22_trajectories.svg book/reference/
+
+audit: $(ENV)  ## judge every claim again from stored artifacts and compare with the reference (NB="22 54": only these)
+	@$(PY) workflow/audit.py $(NB)
 
 smoke: export HUSAI_COMMAND = make smoke
 smoke: $(ENV)  ## run every notebook at its smallest scale and build that book

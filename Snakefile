@@ -16,6 +16,7 @@ OUT, SITE = ("book", ".") if PROFILE == "paper" else (f"{BUILD}/book", BUILD)
 INDEX = os.path.normpath(f"{SITE}/_build/html/index.html")
 STEMS = sorted(path.stem for path in Path("notebooks").glob("[0-9][0-9]_*.ipynb"))
 GATES = {"21": "13", "22": "13"}  # a notebook does not run before its controls have passed
+DECLARED = {"75": ["book/gates.toml", "book/selection.toml"]}  # what a notebook decides by, beside its claims
 GENERATED = ("executed", "results", "figures")
 PROSE = [
     str(path) for path in sorted(Path("book").rglob("*"))
@@ -54,6 +55,7 @@ rule notebook:
         parameters=f"notebooks/{PROFILE}/{{stem}}.yml",
         library=lambda w: runner.library(Path(f"notebooks/{w.stem}.ipynb")),
         gates=[str(path) for path in Path("book").glob("quality.toml")],
+        declared=lambda w: DECLARED.get(w.stem[:2], []),
         controls=lambda w: product("results/*.json", [s for s in STEMS if s[:2] == GATES.get(w.stem[:2])]),
     output:
         OUT + "/executed/{stem}.ipynb",

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from husai.config import canonical, fingerprint
+from husai.config import canonical, fingerprint, require
 from husai.evidence import ROOT, write_json
 
 _opened: dict[str, str] = {}
@@ -70,7 +70,8 @@ def stored(
     The address hashes the configuration, the source of the modules that compute it, its inputs' hashes, the thread
     count and the versions of torch and numba. `build(folder)` works in `<hash>.partial`, which survives a kill so that
     a builder may resume; it is renamed when complete. A file lock keeps two processes from building the same thing.
-    Raises ValueError when a stored file is missing, truncated or altered.
+    Raises ValueError when a stored file is missing, truncated or altered, and when the artifact itself is while
+    $HUSAI_STORE is "read-only", as in an audit.
     """
     key = {
         "config": json.loads(canonical(config)),
@@ -85,6 +86,8 @@ def stored(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f".{address}.lock"):
         if not folder.exists():
+            closed = os.environ.get("HUSAI_STORE") == "read-only"
+            require(not closed, "artifact", f"{kind}/{address}", "a stored one: read-only, nothing is made")
             partial.mkdir(exist_ok=True)
             build(partial)
             write_json(partial / "manifest.json", {"kind": kind, **key, "files": _digests(partial)})

@@ -28,6 +28,16 @@ def test_built_once_and_found_again():
     assert tensors["x"].tolist() == [0, 1, 2] and metadata == {"n": 3}
 
 
+def test_a_store_that_is_read_only_serves_and_makes_nothing(monkeypatch, store):
+    log = []
+    first = make(3, log)
+    monkeypatch.setenv("HUSAI_STORE", "read-only")
+    assert make(3, log) == first
+    with pytest.raises(ValueError, match="toy/[0-9a-f]{12}.*nothing is made"):
+        make(4, log)
+    assert len(log) == 1 and not list(store.rglob("*.partial"))
+
+
 def test_the_address_covers_inputs_sources_and_threads(monkeypatch):
     log = []
     plain, fed = make(3, log), make(3, log, inputs=["abc"])
