@@ -21,6 +21,10 @@ def test_the_last_layer_is_the_models_own_probability() -> None:
     ids = torch.tensor(matched.regulation_ids(matched.tokenizer()))
     wanted = said[:, OF.before_onset][:, :, ids].sum(-1).mean(1)
     torch.testing.assert_close(found.regulation[:, -1], wanted)
+    comes = (OF.onset & OF.regulation)[:, 1:]
+    there = said[:, :, :-1][:, comes][:, :, ids].sum(-1).mean(1)
+    torch.testing.assert_close(found.there[:, -1], there)
+    torch.testing.assert_close(found.lift, found.there / found.regulation)
     assert found.hooks == ("hook_embed", *(f"blocks.{layer}.hook_resid_post" for layer in range(3)))
     assert (found.openings >= found.regulation).all()
 
@@ -56,4 +60,5 @@ def test_a_model_that_says_nothing_is_at_chance() -> None:
     blank.parameters["embed.W_E"].zero_()
     found = lens.at_onsets(blank, OF)
     torch.testing.assert_close(found.regulation, torch.full((3, 4), 5 / 512))
+    torch.testing.assert_close(found.lift, torch.ones(3, 4))
     assert lens.chance(blank) == math.log10(5 / blank.tokenizer.vocabulary)

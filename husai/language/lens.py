@@ -23,9 +23,16 @@ class Onsets(NamedTuple):
     """P(first token of a regulation action), mean over onsets."""
     openings: Float[Tensor, "seeds hooks"]
     """P(any token that opens a step in this style), mean over onsets: how legible the layer is."""
+    there: Float[Tensor, "seeds hooks"]
+    """P(regulation), mean over the onsets where the text has a regulation action; NaN in a style without."""
+
+    @property
+    def lift(self) -> Float[Tensor, "seeds hooks"]:
+        """P(regulation) where it comes over P(regulation) at all onsets: 1 for a layer that does not know when."""
+        return self.there / self.regulation
 
     def by_layer(self, of: str) -> list[Estimate]:
-        """Return log10 of the probability at every layer, `of` "regulation" or "openings", with intervals."""
+        """Return log10 of the probability at every layer, `of` "regulation", "openings" or "lift", with intervals."""
         return [stats.mean(column.tolist()) for column in getattr(self, of).log10().T]
 
     def rise(self, of: str, layer: int) -> list[float]:
@@ -41,17 +48,22 @@ def at_onsets(models: GPTs, of: Texts) -> Onsets:
     """
     wanted = ("hook_embed", *(f"blocks.{layer}.hook_resid_post" for layer in range(models.config.n_layers)))
     regulation, opening = torch.tensor(regulation_ids(models.tokenizer)), openings(of.style, models)
-    sums = torch.zeros(2, len(models.seeds), len(wanted))
-    for tokens, before in zip(of.tokens.split(128), of.before_onset.split(128), strict=True):
+    sums = torch.zeros(3, len(models.seeds), len(wanted))
+    comes = of.before_onset & torch.nn.functional.pad(of.regulation[:, 1:], (0, 1))
+    for tokens, before, now in zip(*(x.split(128) for x in (of.tokens, of.before_onset, comes)), strict=True):
 
-        def read(name: str, value: Tensor, before: Tensor = before) -> None:
+        def read(name: str, value: Tensor, before: Tensor = before, now: Tensor = now) -> None:
             if name in wanted:
                 said = unembed(models.parameters, value[:, before]).softmax(-1)
-                for total, ids in zip(sums, (regulation, opening), strict=True):
-                    total[:, wanted.index(name)] += said[:, :, ids].sum((1, 2))
+                place = wanted.index(name)
+                of_regulation = said[:, :, regulation].sum(-1)
+                sums[0, :, place] += of_regulation.sum(1)
+                sums[1, :, place] += said[:, :, opening].sum((1, 2))
+                sums[2, :, place] += of_regulation[:, now[before]].sum(1)
 
         models.logits(tokens, read)
-    return Onsets(wanted, *(sums / of.before_onset.sum()))
+    n = of.before_onset.sum()
+    return Onsets(wanted, sums[0] / n, sums[1] / n, sums[2] / comes.sum())
 
 
 def openings(style: str, models: GPTs) -> Tensor:
@@ -70,7 +82,8 @@ def summary(found: Mapping[str, Onsets], layer: int = 2) -> dict[str, Estimate]:
 
     `<style>_embedding`, `<style>_L<l>`: P(regulation); `rise_L<layer>`: log10 of its rise in adhd through the
     block; `rise_beyond_legibility`: that less the rise of P(any step opening); `largest_rise`: of any block, and
-    `largest_at`, its mean number; `standard_highest`: the standard models' largest P(regulation) of all layers.
+    `largest_at`, its mean number; `standard_highest`: the standard models' largest P(regulation) of all layers;
+    `lift_L<l>`: `Onsets.lift` in adhd.
     """
     values = {
         f"{style}_{'embedding' if i == 0 else f'L{i - 1}'}": stats.mean(column.tolist())
@@ -78,6 +91,7 @@ def summary(found: Mapping[str, Onsets], layer: int = 2) -> dict[str, Estimate]:
         for i, column in enumerate(one.regulation.T)
     }
     adhd, standard = found["adhd"], found["standard"]
+    values |= {f"lift_L{i}": stats.mean(column.tolist()) for i, column in enumerate(adhd.lift.T[1:])}
     rises = adhd.regulation.log10().diff(dim=1)
     return values | {
         f"rise_L{layer}": stats.mean(adhd.rise("regulation", layer)),
