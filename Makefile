@@ -50,6 +50,10 @@ paper: $(ENV)  ## run every notebook and build the book; only what changed (PROF
 	@$(PY) workflow/summary.py $(if $(filter-out paper,$(PROFILE)),_build/$(PROFILE)/)book/results
 	@echo "The book: $(SITE)/index.html"
 
+followups: export HUSAI_COMMAND = make followups$(if $(filter-out paper,$(PROFILE)), PROFILE=$(PROFILE))
+followups: $(ENV)  ## run the notebooks of the seven follow-up experiments alone
+	@$(SNAKEMAKE) --config profile=$(PROFILE) -- followups
+
 book: $(ENV)  ## build the book again from the notebooks as executed last
 	@$(SNAKEMAKE) --config profile=$(PROFILE) --allowed-rules book --force book
 	@echo "The book: $(SITE)/index.html"

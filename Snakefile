@@ -3,11 +3,14 @@
 import fcntl
 import json
 import os
+import shlex
+import time
 import tomllib
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+import harness
 import runner
 
 PROFILE = config.get("profile", "paper")
@@ -17,6 +20,9 @@ INDEX = os.path.normpath(f"{SITE}/_build/html/index.html")
 STEMS = sorted(path.stem for path in Path("notebooks").glob("[0-9][0-9]_*.ipynb"))
 GATES = {"21": "13", "22": "13"}  # a notebook does not run before its controls have passed
 DECLARED = {"75": ["book/gates.toml", "book/selection.toml"]}  # what a notebook decides by, beside its claims
+# The seven follow-up experiments of the stability paper: one-layer ground truth, subspaces, effective rank as a
+# predictor, contrastive alignment, interventions, pinning, a language model.
+FOLLOWUPS = ["35", "51", "36", "43", "52", "44", "61"]
 GENERATED = ("executed", "results", "figures")
 PROSE = [
     str(path) for path in sorted(Path("book").rglob("*"))
@@ -41,12 +47,17 @@ wildcard_constraints:
     stem=r"\d\d_\w+",
 
 
-localrules: all, book
+localrules: all, followups, book
 
 
 rule all:
     input:
         product("executed/*.ipynb"), product("results/*.json"), product("results/*.provenance.json"), INDEX,
+
+
+rule followups:
+    input:
+        product("executed/*.ipynb", [stem for stem in STEMS if stem[:2] in FOLLOWUPS]),
 
 
 rule notebook:
@@ -85,10 +96,13 @@ rule book:
             for path in Path("book").iterdir():
                 if path.name not in GENERATED:
                     Path(OUT, path.name).symlink_to(os.path.relpath(path, OUT))
-        shell(
-            "jupyter-book build {OUT} --config _config.yml --toc $PWD/_toc.yml --path-output {SITE} "
-            "--all -W -n --keep-going > {log} 2>&1"
-        )
+        made = f"jupyter-book build {OUT} --config _config.yml --toc $PWD/_toc.yml --path-output {SITE} --all -W -n --keep-going"
+        started, status = time.time(), 1
+        try:
+            shell(made + " > {log} 2>&1")
+            status = 0
+        finally:
+            harness.command(Path(BUILD), "book", shlex.split(made), started, status)
 
 
 onstart:
@@ -102,6 +116,7 @@ onstart:
     lock.truncate(0)
     lock.write(str(os.getpid()))
     lock.flush()
+    harness.preflight(Path(BUILD))
     for path in sorted(Path("notebooks", PROFILE).glob("*.yml")):
         try:
             runner.refuse_unknown(Path(f"notebooks/{path.stem}.ipynb"), runner.read_parameters(path), path)

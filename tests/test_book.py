@@ -223,7 +223,27 @@ def test_ledger_and_scoreboard_show_what_no_run_has_judged(project: Project) -> 
     assert "<strong>1</strong> <span" in page and "<strong>2</strong> <span" in page
 
 
-@pytest.mark.parametrize("option, shown, hidden", [(":notebook: 22", "P1", "A5.1e-4"), (":part: 4", "A5.1e-4", "P1")])
+WORDS = [("paper", "measured here"), ("full", "measured here"), ("smoke", "smoke scale")]
+
+
+@pytest.mark.parametrize("profile, word", WORDS)
+def test_the_ledger_says_what_stands_behind_a_judgement(project: Project, profile: str, word: str) -> None:
+    project.results(profile)
+    page, _ = project.build("# T\n\n```{claims}\n```\n")
+    assert page.count(f">{word}<") == 1 and page.count(">source only<") == 1
+
+
+def test_a_claim_that_this_build_has_not_judged_is_the_reference_runs(project: Project) -> None:
+    (project.source / "reference").mkdir()
+    (project.source / "results" / f"{STEM}.json").rename(project.source / "reference" / f"{STEM}.json")
+    page, warnings = project.build("# T\n\n```{scoreboard}\n```\n\n```{claims}\n```\n")
+    assert warnings == "" and page.count(">reference run<") == 1 and "gap too large" in page
+    assert "measured here" not in page and page.count(">source only<") == 1
+
+
+@pytest.mark.parametrize(
+    "option, shown, hidden", [(":notebook: 22", "P1", "A5.1e-4"), (":part: 4", "A5.1e-4", "P1")]
+)
 def test_ledger_filters(project: Project, option: str, shown: str, hidden: str) -> None:
     page, _ = project.build(f"# T\n\n```{{claims}}\n{option}\n```\n")
     assert f">{shown}<" in page and f">{hidden}<" not in page

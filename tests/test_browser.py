@@ -92,3 +92,51 @@ def test_search_finds(address: str, browser: Any) -> None:
     page.wait_for_selector("#search-results li a", timeout=20_000)
     assert page.locator("#search-results li").count() >= 1
     page.close()
+
+
+LEDGER = "claims.html"
+SHOWN = "() => [...document.querySelectorAll('table.ledger tbody tr:not(.reason)')].filter(row => !row.hidden).length"
+
+
+@pytest.mark.skipif(LEDGER not in PAGES, reason="this site has no ledger")
+def test_the_ledger_can_be_filtered_and_sorted(address: str, browser: Any) -> None:
+    page = browser.new_page()
+    page.goto(f"{address}/{LEDGER}")
+    page.wait_for_selector("form.ledger-tools output")
+    every = page.evaluate(SHOWN)
+    assert every > 100 and page.text_content("form.ledger-tools output") == f"{every} of {every} claims"
+
+    tiers = page.locator("select[name=tier] option").all_text_contents()
+    assert tiers[0] == "all" and len(tiers) > 1
+    counts = []
+    for tier in tiers[1:]:
+        page.select_option("select[name=tier]", tier)
+        counts.append(page.evaluate(SHOWN))
+    assert sum(counts) == every and min(counts) > 0
+    page.select_option("select[name=tier]", "")
+    page.fill("input[name=words]", "gates E25")
+    assert page.evaluate(SHOWN) == 1
+    page.fill("input[name=words]", "")
+    assert page.evaluate(SHOWN) == every
+
+    table = "() => [...document.querySelector('table.ledger tbody').rows].map(row => [row.className, row.innerText])"
+    before = page.evaluate(table)
+    head = page.locator("table.ledger").first.locator("th").first
+    for direction in ("ascending", "descending"):
+        head.locator("button").click()
+        assert head.get_attribute("aria-sort") == direction
+        rows = page.evaluate(table)
+        assert sorted(rows) == sorted(before) and rows != before
+        for (_, claim), (kind, text) in zip(rows, rows[1:], strict=False):
+            assert "reason" not in kind or text.split(":")[0] == claim.split()[0]  # below its claim still
+    page.close()
+
+
+@pytest.mark.skipif(LEDGER not in PAGES, reason="this site has no ledger")
+def test_the_ledger_is_complete_without_scripts(address: str, browser: Any) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{address}/{LEDGER}")
+    assert page.locator("form.ledger-tools").count() == 0
+    assert page.locator("table.ledger tbody tr").count() > 100
+    context.close()

@@ -90,6 +90,37 @@ def value(toy: Path, stem: str) -> int:
     return json.loads((toy / "book" / "results" / f"{stem}.json").read_text())["values"]["x"]
 
 
+def test_a_run_says_where_it_ran_and_what_it_ran(toy: Path) -> None:
+    write_notebook(toy, "22_b", "missing = {}['x']")
+    code, out = make(toy)
+    assert code != 0, out
+    build = toy / "_build" / "paper"
+    found = json.loads((build / "preflight.json").read_text())
+    assert found["python"].startswith("3.11") and found["versions"]["papermill"] and found["cores"] >= 1
+    assert found["memory_gib"] > 0 and found["disk_free_gib"] > 0 and found["commit"] == ""  # no repository here
+    assert found["environment_satisfied"] is (not found["environment_lacks"])
+    commands = json.loads((build / "commands.json").read_text())
+    assert {name: row["status"] for name, row in commands.items()} == {"11_a": 0, "13_controls": 0, "22_b": 1}
+    assert commands["11_a"]["command"][1:] == [
+        "notebooks/11_a.ipynb", "notebooks/paper/11_a.yml", "book", "_build/paper"
+    ] and commands["11_a"]["called_by"] == "make paper"  # fmt: skip
+
+    write_notebook(toy, "22_b", NOTEBOOKS["22_b"])
+    code, out = make(toy)
+    assert code == 0, out
+    again = json.loads((build / "commands.json").read_text())
+    assert again["22_b"]["status"] == 0 and again["book"]["status"] == 0 and again["11_a"] == commands["11_a"]
+
+
+def test_follow_ups_run_alone(toy: Path) -> None:
+    write_notebook(toy, "51_c", NOTEBOOKS["11_a"].replace("11_a", "51_c"))
+    (toy / "notebooks" / "paper" / "51_c.yml").write_text("k: 2\n")
+    code, out = make(toy, "followups")
+    assert code == 0 and ran(out) == ["51_c"], out
+    assert value(toy, "51_c") == 2 and not (toy / "book" / "results" / "11_a.json").exists()
+    assert "Nothing to be done" in make(toy, "followups")[1]
+
+
 def test_only_what_changed_runs_again(toy: Path) -> None:
     code, out = make(toy)
     assert code == 0, out

@@ -9,9 +9,11 @@ import functools
 import os
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import harness
 import papermill
 import yaml
 
@@ -60,14 +62,18 @@ def run(notebook: Path, parameters: dict[str, Any], out: Path, build: Path) -> P
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)  # a stale failure must not outlive a success, nor a success a failure
     os.environ["HUSAI_OUT"] = str(out.resolve())
+    started, status = time.time(), 1
     try:
         papermill.execute_notebook(
             notebook, partial, parameters, kernel_name="python3", progress_bar=False, stderr_file=sys.stderr
         )
+        status = 0
     except Exception as error:
         if partial.exists():
             os.replace(partial, failed)
         sys.exit(re.sub(r"\x1b\[[\d;]*m", "", f"{error}\nThe failing copy: {failed}"))
+    finally:
+        harness.command(build, notebook.stem, sys.argv, started, status)
     os.replace(partial, done)
     return done
 

@@ -28,7 +28,10 @@ CITABLE = ("paper", "full")
 REPRODUCED = ("yes", "no", "not run")
 VERDICTS = ("supported", "refuted", "inconclusive", "not run")
 UNJUDGED = {"reproduced": "not run", "verdict": "not run", "reason": "", "criterion": ""}
-COLUMNS = ("Id", "Quantity", "Reported", "Source", "Notebook", "Reproduced", "Verdict")
+COLUMNS = ("Id", "Quantity", "Reported", "Source", "Notebook", "Tier", "Reproduced", "Verdict")
+TIERS = ("measured here", "reference run", "smoke scale", "source only")
+"""Where a judgement comes from: this build; the committed results of the reference run; a build that is not for
+citation; nowhere, the source's own word being all there is."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,11 +49,14 @@ def folder_of(stem: str) -> str:
     return "results" if stem[:2].isdigit() else "reference"
 
 
-def all_results(env: BuildEnvironment) -> dict[str, dict[str, Any]]:
-    """Return every results file of the build by two-digit stem."""
-    paths = sorted((Path(env.srcdir) / "results").glob("[0-9][0-9]_*.json"))
-    stems = [path.stem for path in paths if not path.stem.endswith(".provenance")]
-    return {stem[:2]: results_of(env, stem) for stem in stems}
+def all_results(env: BuildEnvironment, directory: str = "results") -> dict[str, dict[str, Any]]:
+    """Return every results file of the build, or of the reference run, by two-digit stem."""
+    paths = sorted((Path(env.srcdir) / directory).glob("[0-9][0-9]_*.json"))
+    found = {}
+    for path in (path for path in paths if not path.stem.endswith(".provenance")):
+        env.note_dependency(str(path))
+        found[path.stem[:2]] = json.loads(path.read_text())
+    return found
 
 
 def ledger_of(env: BuildEnvironment) -> dict[str, evidence.Claim]:
@@ -63,6 +69,13 @@ def ledger_of(env: BuildEnvironment) -> dict[str, evidence.Claim]:
 def judgement(claim: evidence.Claim, results: Mapping[str, Mapping[str, Any]]) -> Mapping[str, str]:
     """Return what the build says about a claim; `not run` twice when no run has judged it."""
     return results.get(claim.notebook, {}).get("claims", {}).get(claim.id, UNJUDGED)
+
+
+def tier(claim: evidence.Claim, results: Mapping[str, Mapping[str, Any]], reference: Mapping[str, Any]) -> str:
+    """Return the evidence tier of a claim, one of `TIERS`."""
+    if claim.id in results.get(claim.notebook, {}).get("claims", {}):
+        return TIERS[0] if results[claim.notebook]["profile"] in CITABLE else TIERS[2]
+    return TIERS[1] if claim.id in reference.get(claim.notebook, {}).get("claims", {}) else TIERS[3]
 
 
 def addresses(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,11 +145,16 @@ class Ledger(SphinxDirective):
     option_spec = {"notebook": directives.unchanged_required, "part": directives.unchanged_required}
 
     def claims(self) -> Iterator[tuple[evidence.Claim, Mapping[str, str]]]:
-        """Yield the selected claims by notebook, each with its judgement."""
-        results, prefix = all_results(self.env), self.options.get("notebook", self.options.get("part", ""))
+        """Yield the selected claims by notebook, each with its judgement and its tier.
+
+        Where this build has not judged a claim, the reference run's judgement stands, and the tier says so.
+        """
+        prefix = self.options.get("notebook", self.options.get("part", ""))
+        results, reference = all_results(self.env), all_results(self.env, "reference")
         for claim in sorted(ledger_of(self.env).values(), key=lambda claim: claim.notebook):
             if claim.notebook.startswith(prefix):
-                yield claim, judgement(claim, results)
+                found = tier(claim, results, reference)
+                yield claim, {**judgement(claim, reference if found == TIERS[1] else results), "tier": found}
 
 
 class ClaimsDirective(Ledger):
@@ -164,7 +182,7 @@ class ClaimsDirective(Ledger):
         cells = [
             nodes.strong(text=claim.id, ids=[nodes.make_id(f"claim-{claim.id}")]), quantity, nodes.Text(claim.reported),
             nodes.Text(claim.source), link(self.env, names[0], notebook) if names else notebook,
-            label(judged["reproduced"]), label(judged["verdict"]),
+            nodes.inline(text=judged["tier"], classes=["tier"]), label(judged["reproduced"]), label(judged["verdict"]),
         ]  # fmt: skip
         return row(cells)
 

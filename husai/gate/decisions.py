@@ -169,9 +169,9 @@ def _outcome(candidate: Candidate, gate: Threshold, given: list[Evidence]) -> Ou
     if gate.direction == "at least":
         count = float(len(candidate.seeds))
         passed, margin = count >= gate.bound, count - gate.bound
-        value = Estimate(count, count, count, int(count), gate.unit, "counted")
+        counted = Estimate(count, count, count, int(count), gate.unit, "counted")
         reason = f"{count:g} seeds, wanted at least {gate.bound:g}"
-        return Outcome(gate.name, value, gate.bound, gate.direction, margin, candidate.digest, passed, reason)
+        return Outcome(gate.name, counted, gate.bound, gate.direction, margin, candidate.digest, passed, reason)
     value, address = (given[0].value, given[0].address) if given else (None, "")
     trouble = _trouble(candidate, gate, given)
     if trouble and gate.direction == "information":

@@ -9,6 +9,9 @@ from textwrap import shorten
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
+GOALS = ("all", "followups")
+"""Rules that run nothing themselves."""
+
 
 class LogHandler(LogHandlerBase):
     """Replaces Snakemake's own output (sixty lines for four jobs)."""
@@ -31,8 +34,8 @@ class LogHandler(LogHandlerBase):
     def line(self, record: LogRecord, event: LogEvent | None) -> str:
         """Return what is said about one event of Snakemake; mostly nothing."""
         if event == LogEvent.RUN_INFO:
-            self.total = record.stats["total"] - record.stats.get("all", 0)
-        elif event == LogEvent.JOB_INFO and record.rule_name != "all":
+            self.total = record.stats["total"] - sum(record.stats.get(rule, 0) for rule in GOALS)
+        elif event == LogEvent.JOB_INFO and record.rule_name not in GOALS:
             name = next(iter(record.wildcards.values()), record.rule_name)
             self.jobs[record.jobid] = name, time.time()
             judged_anew = "Params have changed" in record.reason  # the only parameter of a rule is `criteria`
