@@ -30,8 +30,9 @@ __all__ = [
 def read(*folders: Path | str) -> SAEBatch:
     """Return the SAEs of folders, one seed after another, each in the format that its files declare.
 
-    A folder is a local path or `hf://owner/repo@revision/folder` (the revision is optional; `hub.fetch`). sae_lens, sparsify, dictionary_learning, or our own `saes.save`. A seed that a folder does not record is its
-    position in `folders`. Raises ValueError naming what is missing, unknown or not alike.
+    A folder is a local path or `hf://owner/repo@revision/folder` (the revision is optional; `hub.fetch`). sae_lens,
+    sparsify, dictionary_learning, or our own `saes.save`. A seed that a folder does not record is its position in
+    `folders`. Raises ValueError naming what is missing, unknown or not alike.
     """
     require(len(folders) > 0, "folders", folders, "at least one folder")
     parts = [_read_one(folder, position) for position, folder in enumerate(folders)]
@@ -43,7 +44,7 @@ def read(*folders: Path | str) -> SAEBatch:
 
 
 def where(folder: Path | str) -> Path:
-    """Return the local folder of a path or of an hf:// address, which is downloaded if need be; other URLs: ValueError."""
+    """Return the local folder of a path or of an hf:// address (`hub.fetch`); ValueError for any other URL."""
     text = str(folder)
     if text.startswith(PREFIX):
         return fetch(text)
