@@ -12,7 +12,8 @@ NUMBERS = {"explained_variance": Estimate(0.912, 0.905, 0.919, 3), "dead_share":
 def test_a_card_holds_its_numbers_gates_seeds_hook_and_licence(tmp_path):
     text = cards.card("adhd_L2", ABOUT, NUMBERS, {"FVE": True}, use="x = 1", limits="Small.")
     rows = ("| model seed | 1 |", "0.912 [0.905, 0.919]", "| dead share | 0.004 |", "| FVE | pass |")
-    for part in ("license: mit", "# adhd_L2", ABOUT["hook_name"], *rows, "```python\nx = 1\n```", "Small.", "## Licence"):
+    use = "```python\nx = 1\n```"
+    for part in ("license: mit", "# adhd_L2", ABOUT["hook_name"], *rows, use, "Small.", "## Licence"):
         assert part in text
     assert "Fails" not in text
     assert cards.write(tmp_path / "new", text).read_text() == text
