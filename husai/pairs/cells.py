@@ -51,7 +51,7 @@ def recipe(d_sae: int, k: int, steps: int) -> TrainConfig:
 
 
 @lru_cache
-def corpus(style: str, which: str, tokens: int, config: GPTConfig = GPTConfig()) -> Texts:
+def corpus(style: str, which: str, tokens: int, config: GPTConfig) -> Texts:
     """Return the first texts of a style that hold at least so many tokens; ValueError: as `matched.texts`."""
     require(tokens >= 1, "tokens", tokens, "at least one token")
     n, found = 64, matched.texts(style, which, 64, config)
