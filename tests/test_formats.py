@@ -417,7 +417,7 @@ def test_our_own_folders_are_recognised_and_unknown_ones_say_what_was_looked_for
     with pytest.raises(ValueError, match="'empty'.*sae_weights.safetensors.*sae.safetensors.*ae.pt"):
         formats.read(tmp_path / "empty")
     with pytest.raises(ValueError, match="local folder"):
-        formats.read("hf://someone/saes")
+        formats.read("s3://someone/saes")
     sae_lens(tmp_path / "bad", sae())
     (tmp_path / "bad" / "cfg.json").write_text("{")
     with pytest.raises(ValueError, match="readable cfg.json"):
