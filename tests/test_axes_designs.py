@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from husai import axes
+from husai import axes, training
 from husai.activations import split
 from husai.axes import designs
 from husai.config import NAMES
@@ -23,8 +23,14 @@ def test_every_single_layer_architecture_stands_beside_the_others_under_one_budg
         designs.architectures(64, 8, 100, {"relu": 0.01})
 
 
-def test_the_published_penalty_is_a_mean_over_latents() -> None:
-    assert designs.unmatched(512, 32, 10).sae.l1 * 512 == pytest.approx(1e-3)
+def test_topk_of_all_latents_is_a_relu_without_a_penalty() -> None:
+    """The published JumpReLU is the ladder's last rung, and the unmatched ReLU stands just below it."""
+    x = torch.randn(512, 6, generator=generator(0, "test/ladder"))
+    recipes = [designs.ladder(16, [16], 20)[16], designs.unmatched(16, 2, 20, 0.0)]
+    topk, relu = (training.train(x, recipe, [0], engine="autograd").saes for recipe in recipes)
+    for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
+        assert torch.allclose(getattr(topk, name), getattr(relu, name), atol=1e-6)
+    assert torch.allclose(topk.encode(x), relu.encode(x), atol=1e-5)
 
 
 def test_a_grid_takes_its_tokens_from_one_site_and_keeps_the_held_out_rows() -> None:

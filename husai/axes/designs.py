@@ -36,16 +36,20 @@ def architectures(
     return {name: converged(d_sae, k, steps, architecture=name, **more) for name, more in own.items()}
 
 
-def unmatched(d_sae: int, k: int, steps: int) -> TrainConfig:
-    """Return the ReLU of the published frontier: its penalty, 1e-3 times the mean over latents, hardly thins the code.
+def unmatched(d_sae: int, k: int, steps: int, l1: float) -> TrainConfig:
+    """Return a ReLU whose penalty is too weak for k, as in the published frontier (L0 654 of 1024 beside TopK's 32).
 
-    Source: `run_architecture_frontier_external.py`. Its JumpReLU has no penalty that reaches the weights at all.
+    Source: `run_architecture_frontier_external.py`. Its JumpReLU has a threshold of 0 and no penalty that reaches the
+    weights: a ReLU without any, which TopK is when k = d_sae (the last rung of `ladder`).
     """
-    return converged(d_sae, k, steps, architecture="relu", l1=1e-3 / d_sae)
+    return converged(d_sae, k, steps, architecture="relu", l1=l1)
 
 
 def ladder(d_sae: int, ks: Sequence[int], steps: int) -> dict[int, TrainConfig]:
-    """Return TopK over k, all else as in `architectures`: what a change of L0 alone does."""
+    """Return TopK over k, all else as in `architectures`: what a change of L0 alone does.
+
+    At k = d_sae it keeps all that is positive: a ReLU without a penalty.
+    """
     return {k: converged(d_sae, k, steps) for k in ks}
 
 

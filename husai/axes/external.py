@@ -1,7 +1,7 @@
 """External axes: what benchmarks say of every seed of an SAE, beside as few numbers of codes that nobody trained."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -139,9 +139,7 @@ def bench(
     return Bench(text.acts, asked, bags, tuple(sizes), draws, floors)
 
 
-def by_depth(
-    site: Site, depths: Sequence[int], tokens: int, context: int, **options: object
-) -> dict[int, Bench]:  # fmt: skip
+def by_depth(site: Site, depths: Sequence[int], tokens: int, context: int, **options: Any) -> dict[int, Bench]:
     """Return the same rows of text after so many blocks, 0 being the embedding, each with its `bench`.
 
     Repeated rows are kept: else documents would lose other rows at other depths. ValueError: a depth that the model
@@ -151,5 +149,5 @@ def by_depth(
     for depth in depths:
         hook = f"blocks.{depth - 1}.hook_resid_post" if depth else "hook_embed"
         text = collect(site.model, site.corpus, hook, tokens, context, repeats=True)
-        found[depth] = bench(site.model, site.corpus, hook, text, **options)  # type: ignore[arg-type]
+        found[depth] = bench(site.model, site.corpus, hook, text, **options)
     return found
