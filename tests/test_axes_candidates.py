@@ -75,6 +75,13 @@ def test_a_point_on_the_ladder_has_no_excess_over_it() -> None:
         candidates.excess(dense, ladder[:1], "probing")
 
 
+def test_the_trend_is_for_twice_the_l0() -> None:
+    ladder = [make(str(k), l0=float(k), probing=0.1 * float(np.log2(k)) + 0.5) for k in (8, 32, 16)]
+    assert candidates.trend(ladder, "probing").value == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="ladder"):
+        candidates.trend(ladder[:1], "probing")
+
+
 def test_differences_are_paired_over_the_same_seeds() -> None:
     a, b = make("a", fvu=0.5), make("b", fvu=0.4)
     found = candidates.difference(a, b, "fvu")

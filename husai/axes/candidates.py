@@ -100,6 +100,16 @@ def excess(candidate: Candidate, ladder: Sequence[Candidate], axis: str) -> Esti
     return stats.difference(candidate.on(axis), reference)
 
 
+def trend(ladder: Sequence[Candidate], axis: str) -> Estimate:
+    """Return the change of an axis for twice the L0 along a ladder of settings, by least squares, seed by seed.
+
+    ValueError: fewer than two settings, an axis that one lacks, fewer than 3 seeds.
+    """
+    require(len(ladder) >= 2, "ladder", f"{len(ladder)} settings", "two or more to draw a line through")
+    places = np.log2([rung.on("l0").mean() for rung in ladder])
+    return stats.mean(np.polyfit(places, np.stack([rung.on(axis) for rung in ladder]), 1)[0])
+
+
 def matched(candidate: Candidate, l0: float, tolerance: float = 0.1) -> bool:
     """Return whether every seed's L0 is within a share of the one wanted."""
     return bool((np.abs(candidate.on("l0") / l0 - 1) <= tolerance).all())

@@ -8,8 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from husai import study
 from husai.activations import Activations
 from husai.axes.candidates import Candidate, of
+from husai.axes.designs import Cell, grid
 from husai.benches import contrastive, probing
 from husai.benches.contrastive import Bags
 from husai.benches.questions import ROWS, Encode, Task, text_tasks
@@ -151,3 +153,15 @@ def by_depth(site: Site, depths: Sequence[int], tokens: int, context: int, **opt
         text = collect(site.model, site.corpus, hook, tokens, context, repeats=True)
         found[depth] = bench(site.model, site.corpus, hook, text, **options)
     return found
+
+
+def scaling(
+    benches: Mapping[int, Bench], tokens: Sequence[int], widths: Sequence[int], k: int, steps: int, seeds: Sequence[int]
+) -> dict[Cell, Candidate]:
+    """Return TopK at every number of tokens, depth and width, trained or loaded, and judged by the bench of its depth.
+
+    ValueError: as `designs.grid` and `study.run`.
+    """
+    cells = grid({depth: bench.acts for depth, bench in benches.items()}, tokens, widths, k, steps)
+    studies = study.run(cells, seeds)
+    return {cell: benches[cell[1]].judge({str(cell): one})[str(cell)] for cell, one in studies.items()}
