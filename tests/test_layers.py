@@ -14,7 +14,7 @@ FLOORS = [
     "objectives kernels artifacts shards prefixes fourier pairing knockoffs groups rules",
     "models grokking architectures saes formats nulls gate plots unmatched plants",
     "activations engines feed coupling calibration training health",
-    "study comparison contrasts frontier dynamics replication identifiability interventions benches report "
+    "study comparison contrasts frontier dynamics replication identifiability interventions benches stress report "
     "circuits ranks effects consistency subspaces fates pinning ablations sensitivity selection pulls "
     "ensembles gains silenced",
 ]
