@@ -230,11 +230,8 @@ def summary(found: Scored, width: int) -> dict[str, Estimate]:
     SAEs' mean rank; `excess_N0`, `excess_N2`: interpretability as the paper has it, SAE less control; `rank_N0` and
     `rank_N2` the same of the rank. Paired over SAE seeds. `score`, `coded`, `null` and `rank` are the SAEs' own there.
     """
-    ends, name, coded = (
-        (min(w for w, _ in found), max(w for w, _ in found)),
-        "interpretability",
-        "interpretability_coded",
-    )
+    name, coded = "interpretability", "interpretability_coded"
+    ends = min(w for w, _ in found), max(w for w, _ in found)
     narrow, wide = ({kind: found[end, kind] for kind in KINDS} for end in ends)
     here = {kind: found[width, kind] for kind in KINDS}
     rows = {
@@ -255,12 +252,12 @@ def lines(found: Scored, field: str) -> dict[str, tuple[list[int], list[Estimate
 
 
 def on_published(
-    source: str, model: LanguageModel, hook: str, one: Study, draws: int, rows: int = 200
+    source: str, model: LanguageModel, hook: str, saes: SAEBatch, draws: int, rows: int = 200
 ) -> dict[str, Estimate | str]:
-    """Return the scores of a study's SAEs on the published stories, or why these were not read.
+    """Return the interpretability of SAEs on the published stories, or why these were not read.
 
     `source` is a folder or the dataset's name on the hub, "" for none. {"published": "run" or "not run: ..."} and, if
-    it was run, `published_score`, `published_coded` and `published_rank` of interpretability.
+    it was run, `published_score`, `published_coded_score` and `published_rank`.
     """
     if not source:
         return {"published": "not run: no folder or dataset was named"}
@@ -268,10 +265,6 @@ def on_published(
         pairs = published(source, rows)
     except ValueError as error:
         return {"published": f"not run: {error}"}
-    found = over_seeds(one.saes, sentences(model, hook, pairs), draws)
-    fields = {
-        "score": "interpretability_score",
-        "coded": "interpretability_coded_score",
-        "rank": "interpretability_rank",
-    }
-    return {"published": "run"} | {f"published_{key}": stats.mean(found[name]) for key, name in fields.items()}
+    found = over_seeds(saes, sentences(model, hook, pairs), draws)
+    ends = ("score", "coded_score", "rank")
+    return {"published": "run"} | {f"published_{end}": stats.mean(found[f"interpretability_{end}"]) for end in ends}
