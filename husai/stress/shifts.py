@@ -96,10 +96,21 @@ def corpora(site: Site, last: int = 1, context: int = 64) -> Shift:
     masks = {name: torch.tensor([label in among for label in labels]) for name, among in outside.items()}
     found = apart(site.text.acts, _goes_on(site.model, site.text.ids), masks)
     pairs = zip(site.corpus.documents, site.corpus.labels, strict=True)
-    tokens = site.model.tokenize([text for text, label in pairs if label == TOPICS], context)
-    values = torch.cat([site.model.at(part, site.hook)[part.kept] for part in tokens.split(BATCH)])
-    topics = Part(values, _goes_on(site.model, tokens.ids[tokens.kept]))
+    topics = _read(site, [text for text, label in pairs if label == TOPICS], context)
     return found._replace(outside={**found.outside, "topics": topics})
+
+
+def texts(site: Site, documents: Sequence[str], context: int = 64) -> Shift:
+    """Return all of a site's activations, and other texts that its SAEs never saw as the part "texts"."""
+    labels = _goes_on(site.model, site.text.ids)
+    return Shift(site.text.acts, labels, {"texts": _read(site, documents, context)})
+
+
+def _read(site: Site, documents: Sequence[str], context: int) -> Part:
+    """Return the activations of all text tokens of some documents."""
+    tokens = site.model.tokenize(documents, context)
+    values = torch.cat([site.model.at(part, site.hook)[part.kept] for part in tokens.split(BATCH)])
+    return Part(values, _goes_on(site.model, tokens.ids[tokens.kept]))
 
 
 def _goes_on(model: LanguageModel, ids: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
