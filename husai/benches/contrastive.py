@@ -18,7 +18,7 @@ from husai.activations import Activations
 from husai.benches.probing import random_dictionary
 from husai.config import TaskConfig, TrainConfig, require, stream_seed
 from husai.evidence import Estimate
-from husai.language.pretrained import LanguageModel
+from husai.language.pretrained import LanguageModel, Tokens
 from husai.saes import ROWS, SAEBatch, stack
 from husai.study import Study
 from husai.tasks import generator, sequences
@@ -98,6 +98,23 @@ def residues(acts: Activations, task: TaskConfig, seed: int, units: int = 16) ->
     return Bags(values, torch.arange(len(number)), number // 2, number % 2)  # type: ignore[arg-type]
 
 
+def read(
+    model: LanguageModel, hook: str, texts: Sequence[str], context: int = 64
+) -> tuple[Float[Tensor, "n d_model"], Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Return the activations of all tokens of some texts, and the text and the token id of each row.
+
+    Special tokens and padding are left out. ValueError: an unknown hook, no texts, a context that does not fit.
+    """
+    values, document, ids = [], [], []
+    for part in model.tokenize(texts, context).split(BATCH):
+        longest = int(part.mask.sum(1).max())  # padding changes nothing and costs as much as a token
+        part = Tokens(part.ids[:, :longest], part.mask[:, :longest], part.kept[:, :longest], part.document)
+        values.append(model.at(part, hook)[part.kept])
+        document.append(part.document[:, None].expand_as(part.ids)[part.kept])
+        ids.append(part.ids[part.kept])
+    return torch.cat(values), torch.cat(document), torch.cat(ids)
+
+
 def sentences(model: LanguageModel, hook: str, pairs: Sequence[StoryPair], context: int = 64) -> Bags:
     """Return pairs of stories as bags of their tokens at a hook; sentences, each read on its own, are the units.
 
@@ -107,9 +124,7 @@ def sentences(model: LanguageModel, hook: str, pairs: Sequence[StoryPair], conte
     texts = [sentence for pair in pairs for story in (pair.high, pair.low) for sentence in story]
     lengths = torch.tensor([len(story) for pair in pairs for story in (pair.high, pair.low)])
     story = torch.arange(len(lengths)).repeat_interleave(lengths)
-    parts = list(model.tokenize(texts, context).split(BATCH))
-    values = torch.cat([model.at(part, hook)[part.kept] for part in parts])
-    unit = torch.cat([part.document[:, None].expand_as(part.ids)[part.kept] for part in parts])
+    values, unit, _ = read(model, hook, texts, context)
     require(len(unit.unique()) == len(texts), "pairs", "a sentence without a token", "sentences with tokens")
     return Bags(values, unit, story // 2, story % 2)
 

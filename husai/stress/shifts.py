@@ -10,6 +10,7 @@ from torch import Tensor
 
 from husai import comparison, metrics, stats
 from husai.activations import Activations
+from husai.benches.contrastive import read
 from husai.benches.probing import encoder, sparse_probe
 from husai.config import TaskConfig, require
 from husai.evidence import Estimate
@@ -25,8 +26,6 @@ PROBED = 2048
 """Most rows that a probe is fitted on, and most that it is judged on."""
 READ = 5
 """Latents that a probe reads: the most of the sources'."""
-BATCH = 256
-"""Documents that a model reads at a time."""
 
 
 class Part(NamedTuple):
@@ -46,16 +45,23 @@ class Shift(NamedTuple):
     outside: dict[str, Part]
 
 
-def apart(acts: Activations, labels: Bool[Tensor, " n"], outside: Mapping[str, Bool[Tensor, " n"]]) -> Shift:
+def apart(
+    acts: Activations,
+    labels: Bool[Tensor, " n"],
+    outside: Mapping[str, Bool[Tensor, " n"]],
+    dropped: Bool[Tensor, " n"] | None = None,
+) -> Shift:
     """Return activations without the rows of any part outside, and these parts; the split of the rest is kept.
 
-    ValueError: activations in shards, labels or a part that are not one entry a row, an empty part.
+    Rows that are `dropped` are not inside either. ValueError: activations in shards, labels or a part that are not one
+    entry a row, an empty part.
     """
     require(isinstance(acts.values, Tensor), "acts", "shards", "activations in memory")
     for name, rows in {"labels": labels, **outside}.items():
         require(rows.shape == acts.training.shape, name, tuple(rows.shape), f"one entry for each of {len(acts.values)}")
         require(bool(rows.any()), name, "none", "at least one row")
-    inside = ~torch.stack([*outside.values()]).any(0)
+    others = [] if dropped is None else [dropped]
+    inside = ~torch.stack([*outside.values(), *others]).any(0)
     kept = Activations(acts.values[inside], acts.training[inside], f"{acts.name}, without {', '.join(outside)}")
     parts = {name: Part(acts.values[rows], labels[rows]) for name, rows in outside.items()}  # type: ignore[arg-type]
     return Shift(kept, labels[inside], parts)
@@ -92,12 +98,12 @@ def corpora(site: Site, last: int = 1, context: int = 64) -> Shift:
     labels = [site.corpus.labels[i] for i in site.text.document.tolist()]
     packages = sorted({*site.corpus.labels} - {TOPICS})
     require(len(packages) > last, "last", last, f"fewer than the {len(packages)} packages")
-    outside = {"topics": [TOPICS], "alphabet": packages[-last:]}
-    masks = {name: torch.tensor([label in among for label in labels]) for name, among in outside.items()}
-    found = apart(site.text.acts, _goes_on(site.model, site.text.ids), masks)
+    last_rows = torch.tensor([label in packages[-last:] for label in labels])
+    named = torch.tensor([label == TOPICS for label in labels])
+    found = apart(site.text.acts, _goes_on(site.model, site.text.ids), {"alphabet": last_rows}, named)
     pairs = zip(site.corpus.documents, site.corpus.labels, strict=True)
     topics = _read(site, [text for text, label in pairs if label == TOPICS], context)
-    return found._replace(outside={**found.outside, "topics": topics})
+    return found._replace(outside={"topics": topics, **found.outside})
 
 
 def texts(site: Site, documents: Sequence[str], context: int = 64) -> Shift:
@@ -108,9 +114,8 @@ def texts(site: Site, documents: Sequence[str], context: int = 64) -> Shift:
 
 def _read(site: Site, documents: Sequence[str], context: int) -> Part:
     """Return the activations of all text tokens of some documents."""
-    tokens = site.model.tokenize(documents, context)
-    values = torch.cat([site.model.at(part, site.hook)[part.kept] for part in tokens.split(BATCH)])
-    return Part(values, _goes_on(site.model, tokens.ids[tokens.kept]))
+    values, _, ids = read(site.model, site.hook, documents, context)
+    return Part(values, _goes_on(site.model, ids))
 
 
 def _goes_on(model: LanguageModel, ids: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
