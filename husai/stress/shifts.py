@@ -59,7 +59,7 @@ def apart(
     require(isinstance(acts.values, Tensor), "acts", "shards", "activations in memory")
     for name, rows in {"labels": labels, **outside}.items():
         require(rows.shape == acts.training.shape, name, tuple(rows.shape), f"one entry for each of {len(acts.values)}")
-        require(bool(rows.any()), name, "none", "at least one row")
+        require(rows is labels or bool(rows.any()), name, "none", "at least one row")
     others = [] if dropped is None else [dropped]
     inside = ~torch.stack([*outside.values(), *others]).any(0)
     kept = Activations(acts.values[inside], acts.training[inside], f"{acts.name}, without {', '.join(outside)}")
