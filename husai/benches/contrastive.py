@@ -5,7 +5,7 @@ null, a form that does not depend on the number of latents, and the bound that t
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -13,17 +13,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from husai import comparison
+from husai import stats, study
 from husai.activations import Activations
-from husai.config import TaskConfig, require, stream_seed
-from husai.language.pretrained import LanguageModel
-from husai.saes import ROWS, SAEBatch
+from husai.benches.probing import random_dictionary
+from husai.config import TaskConfig, TrainConfig, require, stream_seed
+from husai.evidence import Estimate
+from husai.language.pretrained import LanguageModel, Tokens
+from husai.saes import ROWS, SAEBatch, stack
 from husai.study import Study
 from husai.tasks import generator, sequences
-from husai.text.stories import StoryPair
+from husai.text.stories import StoryPair, published
 
 SCORES = ("contrastive", "independence", "independence_coded", "interpretability", "interpretability_coded")
 """As the paper has them, and as its code has them."""
+KINDS = ("SAE", "N0", "N2")
+"""SAEs, and untrained dictionaries of their width and k: isotropic, and with the covariance of the data."""
 BATCH = 256
 """Sentences that a model reads at a time."""
 
@@ -94,6 +98,23 @@ def residues(acts: Activations, task: TaskConfig, seed: int, units: int = 16) ->
     return Bags(values, torch.arange(len(number)), number // 2, number % 2)  # type: ignore[arg-type]
 
 
+def read(
+    model: LanguageModel, hook: str, texts: Sequence[str], context: int = 64
+) -> tuple[Float[Tensor, "n d_model"], Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Return the activations of all tokens of some texts, and the text and the token id of each row.
+
+    Special tokens and padding are left out. ValueError: an unknown hook, no texts, a context that does not fit.
+    """
+    values, document, ids = [], [], []
+    for part in model.tokenize(texts, context).split(BATCH):
+        longest = int(part.mask.sum(1).max())  # padding changes nothing and costs as much as a token
+        part = Tokens(part.ids[:, :longest], part.mask[:, :longest], part.kept[:, :longest], part.document)
+        values.append(model.at(part, hook)[part.kept])
+        document.append(part.document[:, None].expand_as(part.ids)[part.kept])
+        ids.append(part.ids[part.kept])
+    return torch.cat(values), torch.cat(document), torch.cat(ids)
+
+
 def sentences(model: LanguageModel, hook: str, pairs: Sequence[StoryPair], context: int = 64) -> Bags:
     """Return pairs of stories as bags of their tokens at a hook; sentences, each read on its own, are the units.
 
@@ -103,9 +124,7 @@ def sentences(model: LanguageModel, hook: str, pairs: Sequence[StoryPair], conte
     texts = [sentence for pair in pairs for story in (pair.high, pair.low) for sentence in story]
     lengths = torch.tensor([len(story) for pair in pairs for story in (pair.high, pair.low)])
     story = torch.arange(len(lengths)).repeat_interleave(lengths)
-    parts = list(model.tokenize(texts, context).split(BATCH))
-    values = torch.cat([model.at(part, hook)[part.kept] for part in parts])
-    unit = torch.cat([part.document[:, None].expand_as(part.ids)[part.kept] for part in parts])
+    values, unit, _ = read(model, hook, texts, context)
     require(len(unit.unique()) == len(texts), "pairs", "a sentence without a token", "sentences with tokens")
     return Bags(values, unit, story // 2, story % 2)
 
@@ -188,15 +207,79 @@ def over_seeds(saes: SAEBatch, bags: Bags, draws: int, seed: int = 0) -> dict[st
     return {f"{name}_{field}": [getattr(row[name], field) for row in rows] for name, field in keys}
 
 
-def controls(study: Study) -> dict[str, SAEBatch]:
-    """Return a study's SAEs beside random dictionaries of their width and k, one a seed.
+def controls(one: Study) -> dict[str, SAEBatch]:
+    """Return a study's SAEs beside untrained dictionaries of their width and k, one a seed, by `random_dictionary`.
 
-    "N0": isotropic unit rows, tied, on centred data, which is how a tied recipe starts; "N2": rows with the
-    covariance of the data, in their place. ValueError: a recipe that does not tie its start.
+    "N0": isotropic rows; "N2": rows with the covariance of the data. ValueError: activations in shards.
     """
-    require(study.config.tied_init, "study", "an untied start", "a recipe with tied_init")
-    start = study.at(0)
-    rows = torch.stack(comparison.drawn(study, "N2", "all")).to(start.W_dec)
-    scale = start.W_enc.norm(dim=1, keepdim=True)
-    coloured = replace(start, W_dec=rows, W_enc=rows.transpose(1, 2) * scale)
-    return {"SAE": study.saes, "N0": start, "N2": coloured}
+    made, rows = one.saes, one.activations.fit
+    require(isinstance(rows, Tensor), "one", "activations in shards", "activations in memory")
+    drawn = {
+        kind: stack([random_dictionary(made[i], rows, kind, seed) for i, seed in enumerate(one.seeds)])
+        for kind in KINDS[1:]
+    }
+    return {"SAE": made, **drawn}
+
+
+def trained(acts: Activations, config: TrainConfig, widths: Sequence[int], seeds: Sequence[int]) -> dict[int, Study]:
+    """Return one study a width, all with the k that is chosen at the configuration's own width."""
+    config = study.resolved(acts, config, seeds)
+    configs = {width: replace(config, sae=replace(config.sae, d_sae=width)) for width in widths}
+    return study.run({width: (acts, one) for width, one in configs.items()}, seeds)
+
+
+Scored = dict[tuple[int, str], dict[str, list[float]]]
+"""By width and kind ("SAE" and its `controls`), what `over_seeds` returns."""
+
+
+def score_all(studies: Mapping[int, Study], bags: Bags, draws: int, seed: int = 0) -> Scored:
+    """Return the scores of every width, of its SAEs and of their controls."""
+    kinds = {(width, kind): saes for width, one in studies.items() for kind, saes in controls(one).items()}
+    return {place: over_seeds(saes, bags, draws, seed) for place, saes in kinds.items()}
+
+
+def summary(found: Scored, width: int) -> dict[str, Estimate]:
+    """Return what width does to a score, and what an SAE has beyond a random dictionary at one width.
+
+    `rise_SAE`, `rise_N0`, `rise_N2`: interpretability as coded, widest less narrowest; `rise_rank` the same of the
+    SAEs' mean rank; `excess_N0`, `excess_N2`: interpretability as the paper has it, SAE less control; `rank_N0` and
+    `rank_N2` the same of the rank. Paired over SAE seeds. `score`, `coded`, `null` and `rank` are the SAEs' own there.
+    """
+    name, coded = "interpretability", "interpretability_coded"
+    ends = min(w for w, _ in found), max(w for w, _ in found)
+    narrow, wide = ({kind: found[end, kind] for kind in KINDS} for end in ends)
+    here = {kind: found[width, kind] for kind in KINDS}
+    rows = {
+        f"rise_{kind}": stats.difference(wide[kind][f"{coded}_score"], narrow[kind][f"{coded}_score"]) for kind in KINDS
+    }
+    rows["rise_rank"] = stats.difference(wide["SAE"][f"{coded}_rank"], narrow["SAE"][f"{coded}_rank"])
+    for kind in KINDS[1:]:
+        rows[f"excess_{kind}"] = stats.difference(here["SAE"][f"{name}_score"], here[kind][f"{name}_score"])
+        rows[f"rank_{kind}"] = stats.difference(here["SAE"][f"{name}_rank"], here[kind][f"{name}_rank"])
+    own = {"score": f"{name}_score", "coded": f"{coded}_score", "null": f"{name}_null", "rank": f"{name}_rank"}
+    return rows | {key: stats.mean(here["SAE"][field]) for key, field in own.items()}
+
+
+def lines(found: Scored, field: str) -> dict[str, tuple[list[int], list[Estimate]]]:
+    """Return one field against width, {kind: (widths, estimates over seeds)}, as `plots.interval_panels` draws it."""
+    widths = sorted({width for width, _ in found})
+    return {kind: (widths, [stats.mean(found[width, kind][field]) for width in widths]) for kind in KINDS}
+
+
+def on_published(
+    source: str, model: LanguageModel, hook: str, saes: SAEBatch, draws: int, rows: int = 200
+) -> dict[str, Estimate | str]:
+    """Return the interpretability of SAEs on the published stories, or why these were not read.
+
+    `source` is a folder or the dataset's name on the hub, "" for none. {"published": "run" or "not run: ..."} and, if
+    it was run, `published_score`, `published_coded_score` and `published_rank`.
+    """
+    if not source:
+        return {"published": "not run: no folder or dataset was named"}
+    try:
+        pairs = published(source, rows)
+    except ValueError as error:
+        return {"published": f"not run: {error}"}
+    found = over_seeds(saes, sentences(model, hook, pairs), draws)
+    ends = ("score", "coded_score", "rank")
+    return {"published": "run"} | {f"published_{end}": stats.mean(found[f"interpretability_{end}"]) for end in ends}

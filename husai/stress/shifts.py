@@ -5,22 +5,27 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from sklearn.metrics import roc_auc_score
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from husai import comparison, metrics, stats
 from husai.activations import Activations
+from husai.benches.contrastive import read
+from husai.benches.probing import encoder, sparse_probe
 from husai.config import TaskConfig, require
 from husai.evidence import Estimate
+from husai.language.pretrained import LanguageModel
 from husai.language.site import Site
 from husai.models import Models
-from husai.saes import ROWS
+from husai.saes import SAEBatch
 from husai.study import Study, score_matrix
 from husai.tasks import frequency_power, generator, sequences
+from husai.text.corpus import TOPICS
 
-PROBED = 4096
-"""Training rows that a probe is fitted on."""
+PROBED = 2048
+"""Most rows that a probe is fitted on, and most that it is judged on."""
+READ = 5
+"""Latents that a probe reads: the most of the sources'."""
 
 
 class Part(NamedTuple):
@@ -40,16 +45,23 @@ class Shift(NamedTuple):
     outside: dict[str, Part]
 
 
-def apart(acts: Activations, labels: Bool[Tensor, " n"], outside: Mapping[str, Bool[Tensor, " n"]]) -> Shift:
+def apart(
+    acts: Activations,
+    labels: Bool[Tensor, " n"],
+    outside: Mapping[str, Bool[Tensor, " n"]],
+    dropped: Bool[Tensor, " n"] | None = None,
+) -> Shift:
     """Return activations without the rows of any part outside, and these parts; the split of the rest is kept.
 
-    ValueError: activations in shards, labels or a part that are not one entry a row, an empty part.
+    Rows that are `dropped` are not inside either. ValueError: activations in shards, labels or a part that are not one
+    entry a row, an empty part.
     """
     require(isinstance(acts.values, Tensor), "acts", "shards", "activations in memory")
     for name, rows in {"labels": labels, **outside}.items():
         require(rows.shape == acts.training.shape, name, tuple(rows.shape), f"one entry for each of {len(acts.values)}")
-        require(bool(rows.any()), name, "none", "at least one row")
-    inside = ~torch.stack([*outside.values()]).any(0)
+        require(rows is labels or bool(rows.any()), name, "none", "at least one row")
+    others = [] if dropped is None else [dropped]
+    inside = ~torch.stack([*outside.values(), *others]).any(0)
     kept = Activations(acts.values[inside], acts.training[inside], f"{acts.name}, without {', '.join(outside)}")
     parts = {name: Part(acts.values[rows], labels[rows]) for name, rows in outside.items()}  # type: ignore[arg-type]
     return Shift(kept, labels[inside], parts)
@@ -76,36 +88,58 @@ def residues(acts: Activations, models: Models, share: float = 0.25, seed: int =
     return apart(acts, wave, {"residues": residue, "inputs": other})
 
 
-def corpora(site: Site, last: int = 1) -> Shift:
+def corpora(site: Site, last: int = 1, context: int = 64) -> Shift:
     """Return the text of a site without Python's language reference and without some packages, held out from the rest.
 
-    "topics": the language reference, a real change of text; "alphabet": the last packages by the alphabet, the
-    sources' way of splitting. A probe is asked whether a token goes on with a word that another began.
+    "topics": the language reference, all of its documents, a real change of text; "alphabet": the rows of the last
+    packages by the alphabet, the sources' way of splitting. A probe is asked whether a token goes on with a word that
+    another began. ValueError: a corpus without topics, or with no more packages than are held out.
     """
     labels = [site.corpus.labels[i] for i in site.text.document.tolist()]
-    packages = sorted({*labels} - {"topics"})
+    packages = sorted({*site.corpus.labels} - {TOPICS})
     require(len(packages) > last, "last", last, f"fewer than the {len(packages)} packages")
-    outside = {"topics": ["topics"], "alphabet": packages[-last:]}
-    masks = {name: torch.tensor([label in among for label in labels]) for name, among in outside.items()}
-    pieces = site.model.tokenizer.convert_ids_to_tokens(site.text.ids.tolist())
-    goes_on = torch.tensor([str(piece).startswith("##") for piece in pieces])
-    return apart(site.text.acts, goes_on, masks)
+    last_rows = torch.tensor([label in packages[-last:] for label in labels])
+    named = torch.tensor([label == TOPICS for label in labels])
+    found = apart(site.text.acts, _goes_on(site.model, site.text.ids), {"alphabet": last_rows}, named)
+    pairs = zip(site.corpus.documents, site.corpus.labels, strict=True)
+    topics = _read(site, [text for text, label in pairs if label == TOPICS], context)
+    return found._replace(outside={"topics": topics, **found.outside})
 
 
-def judge(studies: Sequence[Study], shifts: Sequence[Shift], name: str) -> dict[str, Estimate]:
-    """Return what SAEs lose on a part outside, beside their held-out rows; one entry of both lists a model.
+def texts(site: Site, documents: Sequence[str], context: int = 64) -> Shift:
+    """Return all of a site's activations, and other texts that its SAEs never saw as the part "texts"."""
+    labels = _goes_on(site.model, site.text.ids)
+    return Shift(site.text.acts, labels, {"texts": _read(site, documents, context)})
+
+
+def _read(site: Site, documents: Sequence[str], context: int) -> Part:
+    """Return the activations of all text tokens of some documents."""
+    values, _, ids = read(site.model, site.hook, documents, context)
+    return Part(values, _goes_on(site.model, ids))
+
+
+def _goes_on(model: LanguageModel, ids: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
+    """Return which tokens go on with a word, as WordPiece writes them."""
+    pieces = model.tokenizer.convert_ids_to_tokens(ids.tolist())
+    return torch.tensor([str(piece).startswith("##") for piece in pieces])
+
+
+def judge(studies: Sequence[Study], shifts: Sequence[Shift]) -> dict[str, dict[str, Estimate]]:
+    """Return what SAEs lose on every part outside, beside their held-out rows; one entry of both lists a model.
 
     `fvu`: variance that is not explained, about the mean of the rows in question; `agreement`: mean max cosine between
-    seeds, each latent weighted by how often it fires on those rows; `auc`: of a linear discriminant on latents, fitted
-    on training rows. Of each `_inside`, `_outside` and the loss: `fvu_drop` and `auc_drop` and `agreement_drop` are
-    above 0 where the part outside is worse. Intervals over models and seeds, or in this model.
+    seeds, each latent weighted by how often it fires on those rows; `auc`: of a probe on `READ` latents, chosen and
+    fitted on training rows. Each is `_inside`, `_outside`, and their difference `_drop`, above 0 where the part outside
+    is worse. Intervals over models and seeds, or in this model.
     """
-    found = [_one(study, shift, shift.outside[name]) for study, shift in zip(studies, shifts, strict=True)]
-    estimates: dict[str, Estimate] = {}
-    for key, sign in (("fvu", -1), ("agreement", 1), ("auc", 1)):
-        inside, outside = (np.stack([one[f"{key}_{side}"] for one in found]) for side in ("inside", "outside"))
-        for end, values in (("inside", inside), ("outside", outside), ("drop", sign * (inside - outside))):
-            estimates[f"{key}_{end}"] = over(values)
+    found = [_one(study, shift) for study, shift in zip(studies, shifts, strict=True)]
+    estimates: dict[str, dict[str, Estimate]] = {}
+    for name in shifts[0].outside:
+        estimates[name] = {}
+        for key, sign in (("fvu", -1), ("agreement", 1), ("auc", 1)):
+            inside, outside = (np.stack([one[key, side] for one in found]) for side in ("", name))
+            for end, values in (("inside", inside), ("outside", outside), ("drop", sign * (inside - outside))):
+                estimates[name][f"{key}_{end}"] = over(values)
     return estimates
 
 
@@ -116,46 +150,33 @@ def over(values: np.ndarray) -> Estimate:
     return stats.crossed(values).estimate if len(values) >= 3 else stats.mean(values[0])
 
 
-def fvu_drops(study: Study, shift: Shift, name: str) -> list[float]:
-    """Return, per seed, FVU on a part outside less that on held-out rows."""
-    found = _fvu(study, shift.outside[name].values), _fvu(study, shift.inside.held_out)
-    return [outside - inside for outside, inside in zip(*found, strict=True)]
+def less(study: Study, shift: Shift, name: str, than: str) -> Estimate:
+    """Return how much less FVU one part outside costs than another, paired over the seeds of one study."""
+    first, second = (_fvu(study, shift.outside[part].values) for part in (than, name))
+    return stats.difference(first, second)
 
 
 def _fvu(study: Study, x: Tensor) -> list[float]:
     return [metrics.fvu(x, x_hat, x.mean(0)) for x_hat in study.saes.reconstruct(x)]
 
 
-def _one(study: Study, shift: Shift, outside: Part) -> dict[str, np.ndarray]:
-    acts, found = shift.inside, {}
+def _one(study: Study, shift: Shift) -> dict[tuple[str, str], np.ndarray]:
+    """Return {(quantity, part): one value a seed, or a matrix of seeds}; the held-out rows are part ""."""
+    acts = shift.inside
     held = acts.training if bool(acts.training.all()) else ~acts.training
-    sides = {"inside": Part(acts.held_out, shift.labels[held]), "outside": outside}
-    probes = [_probe(study, i, shift) for i in range(len(study.seeds))]
-    for side, part in sides.items():
-        found[f"fvu_{side}"] = np.array(_fvu(study, part.values))
+    found = {}
+    for side, part in {"": Part(acts.held_out, shift.labels[held]), **shift.outside}.items():
         rates = list(study.saes.firing(part.values))
-        rows = [*study.saes.W_dec]
-        found[f"agreement_{side}"] = score_matrix("frequency_weighted_max_cosine", rows, rates)
-        found[f"auc_{side}"] = np.array([_auc(study, i, probe, part) for i, probe in enumerate(probes)])
+        found["fvu", side] = np.array(_fvu(study, part.values))
+        found["agreement", side] = score_matrix("frequency_weighted_max_cosine", [*study.saes.W_dec], rates)
+        found["auc", side] = np.array([_auc(study.saes[i], shift, part) for i in range(len(study.seeds))])
     return found
 
 
-def _probe(study: Study, index: int, shift: Shift) -> Float[Tensor, " d_sae"]:
-    """Return the direction of a linear discriminant on one SAE's latents, (S + r I)^-1 (mean of true - of false)."""
-    acts = shift.inside
-    rows = acts.training.nonzero()[:, 0]
+def _auc(sae: SAEBatch, shift: Shift, part: Part) -> float:
+    """Return the AUC on a part of a probe that is made on training rows."""
+    rows = shift.inside.training.nonzero()[:, 0]
     rows = rows[torch.randperm(len(rows), generator=generator(0, "stress/probe"))[:PROBED]]
-    z, labels = study.saes[index].encode(acts.values[rows])[0].double(), shift.labels[rows]  # type: ignore[index]
-    require(bool(labels.any()) and not bool(labels.all()), "labels", "one value", "rows that have it and rows without")
-    gap = z[labels].mean(0) - z[~labels].mean(0)
-    centred = torch.cat([z[labels] - z[labels].mean(0), z[~labels] - z[~labels].mean(0)])
-    within = centred.T @ centred / len(z)
-    ridge = 1e-2 * within.diagonal().mean().clamp(min=1e-12)
-    return torch.linalg.solve(within + ridge * torch.eye(len(within), dtype=z.dtype), gap)
-
-
-def _auc(study: Study, index: int, probe: Tensor, part: Part) -> float:
-    """Return the area under the ROC curve of a probe; 1/2 where all rows of a part have one label."""
-    scores = torch.cat([study.saes[index].encode(x)[0].double() @ probe for x in part.values.split(ROWS)])
-    varies = bool(part.labels.any()) and not bool(part.labels.all())
-    return float(roc_auc_score(part.labels.numpy(), scores.numpy())) if varies else 0.5
+    code = encoder(sae)
+    judged = code(part.values[:PROBED]), part.labels[:PROBED]
+    return sparse_probe(code(shift.inside.values[rows]), shift.labels[rows], *judged, READ).auc  # type: ignore[index]
