@@ -1,0 +1,185 @@
+"""Three probes of step onsets: can they be read off, does removing what is read matter there, does it carry over."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from husai.config import require
+from husai.pairs.steering import Bench, latents, random_directions
+from husai.saes import SAEBatch
+from husai.similarity import unit_rows
+from husai.tasks import generator
+
+RIDGE = 1e-2
+"""Penalty of the linear probe, in units of the number of rows."""
+
+
+def readable(
+    x: Float[Tensor, "texts positions d"],
+    label: Bool[Tensor, "texts positions"],
+    real: Bool[Tensor, "texts positions"],
+    *,
+    shuffled: int | None = None,
+) -> float:
+    """Return the held-out AUC of a linear probe (ridge, standardised inputs) for a label of tokens.
+
+    Fitted on the first half of the texts, judged on the second; the first token of a text, which nothing stands before,
+    is left out. `shuffled` is the seed of the control task: the labels of the fitted half are permuted.
+    ValueError: a half without both labels.
+    """
+    keep = real.clone()
+    keep[:, 0] = False
+    half = len(x) // 2
+    parts = [(x[rows][keep[rows]].double(), label[rows][keep[rows]]) for rows in (slice(half), slice(half, None))]
+    for name, (_, y) in zip(("first", "second"), parts, strict=True):
+        require(0 < int(y.sum()) < len(y), "label", f"one value alone in the {name} half", "both labels in each half")
+    (rows, y), (others, truth) = parts
+    if shuffled is not None:
+        y = y[torch.randperm(len(y), generator=generator(shuffled, "probes/control"))]
+    mean, spread = rows.mean(0), rows.std(0)
+    spread = torch.where(spread > 0, spread, 1.0)
+    rows, others = (rows - mean) / spread, (others - mean) / spread
+    gram = rows.T @ rows + RIDGE * len(rows) * torch.eye(rows.shape[1], dtype=rows.dtype)
+    weight = torch.linalg.solve(gram, rows.T @ (y.double() - y.double().mean()))
+    return float(roc_auc_score(truth.numpy(), (others @ weight).numpy()))
+
+
+def best_latent(
+    z: Float[Tensor, "texts positions d_sae"],
+    label: Bool[Tensor, "texts positions"],
+    real: Bool[Tensor, "texts positions"],
+) -> int:
+    """Return the latent whose own value separates a label best, by AUC: the top probe of one latent."""
+    keep = real.clone()
+    keep[:, 0] = False
+    rows, y = z[keep], label[keep].numpy()
+    fires = (rows != 0).any(0).nonzero()[:, 0]
+    require(len(fires) > 0, "z", "no latent that fires", "at least one")
+    scores = [roc_auc_score(y, rows[:, j].numpy()) for j in fires]
+    return int(fires[int(np.argmax(scores))])
+
+
+class OfModel(NamedTuple):
+    """What the probes find in one pair of models, without an SAE; effects are means over texts."""
+
+    residual: float
+    """Held-out AUC of onsets from the residual stream."""
+    residual_control: float
+    """The same, fitted on shuffled labels."""
+    embedding: float
+    """From the token alone: its embedding."""
+    ablated: float
+    """KL, in nats a text, of what the model says without the onset direction at onsets."""
+    ablated_matched: float
+    """The same, the direction removed at as many other places of the same text."""
+    ablated_random: float
+    """The same at onsets, along random directions."""
+    patched: float
+    """Change of P(regulation) in the standard model with adhd's residual where steps begin."""
+    patched_shuffled: float
+    """The same with adhd's residual from other places where steps begin."""
+    patched_random: float
+    """The same with a random change of the same length."""
+
+
+class OfSAE(NamedTuple):
+    """What the latents of one SAE say of onsets."""
+
+    auc: float
+    """Held-out AUC from all latents together."""
+    control: float
+    """The same, fitted on shuffled labels."""
+    top: int
+    """The latent that separates onsets best alone."""
+
+
+def of_model(pair: Mapping[str, Bench], *, draws: int = 4, seed: int = 0) -> OfModel:
+    """Return the probes that need no SAE: `pair` holds the benches of "adhd" and of "standard"."""
+    own, real, onset = pair["adhd"], pair["adhd"].texts.real, pair["adhd"].texts.onset
+    embedding = own.model.parameters["embed.W_E"][0][own.texts.tokens]
+    read = readable(own.x, onset, real), readable(own.x, onset, real, shuffled=seed), readable(embedding, onset, real)
+    return OfModel(*read, *ablation(own, draws, seed), *patching(pair, draws, seed))
+
+
+def of_sae(bench: Bench, sae: SAEBatch, *, seed: int = 0) -> OfSAE:
+    """Return how well one SAE's latents tell onsets from other tokens."""
+    z, onset, real = latents(sae, bench.x), bench.texts.onset, bench.texts.real
+    found = readable(z, onset, real), readable(z, onset, real, shuffled=seed)
+    return OfSAE(*found, best_latent(z, onset, real))
+
+
+def every(
+    pairs: Sequence[Mapping[str, Bench]], saes: Sequence[SAEBatch], draws: int = 4
+) -> tuple[list[OfModel], list[list[OfSAE]]]:
+    """Return the probes of every model, and of every SAE of every model."""
+    models = [of_model(pair, draws=draws, seed=i) for i, pair in enumerate(pairs)]
+    latent = [
+        [of_sae(pair["adhd"], batch[j], seed=100 * i + j) for j in range(len(batch))]
+        for i, (pair, batch) in enumerate(zip(pairs, saes, strict=True))
+    ]
+    return models, latent
+
+
+def ablation(bench: Bench, draws: int, seed: int) -> tuple[float, float, float]:
+    """Return the KL of removing the onset direction at onsets, at matched places, and of random ones at onsets.
+
+    The direction is the difference of the mean activations at onsets and elsewhere; removing it puts a place's share of
+    it to the mean, x - <x - mean, d> d. Matched places are as many others of the same text, drawn at random.
+    """
+    onset, real = bench.texts.onset, bench.texts.real
+    rest = real & ~onset
+    direction = unit_rows((bench.x[onset].mean(0) - bench.x[rest].mean(0))[None])[0]
+    matched = drawn_places(rest, onset.sum(1), seed)
+    random = random_directions(len(direction), draws, seed)
+    found = [removal(bench, direction, onset), removal(bench, direction, matched)]
+    return found[0], found[1], float(np.mean([removal(bench, one, onset) for one in random]))
+
+
+def removal(
+    bench: Bench, direction: Float[Tensor, " d_model"], where: Bool[Tensor, "texts positions"]
+) -> float:
+    """Return the KL of the unchanged model's predictions from those without a direction at some places.
+
+    Summed over the tokens of a text, as later ones may suffer too; mean over texts, in nats.
+    """
+    share = (bench.x - bench.x[bench.texts.real].mean(0)) @ direction
+    before, after = (
+        bench.logits(x).log_softmax(-1)
+        for x in (bench.x, bench.x - (share * where)[..., None] * direction)
+    )
+    kl = (before.exp() * (before - after)).sum(-1) * bench.texts.real
+    return float(kl.sum(1).mean())
+
+
+def drawn_places(
+    allowed: Bool[Tensor, "texts positions"], counts: Tensor, seed: int
+) -> Bool[Tensor, "texts positions"]:
+    """Return counts[i] random places of row i among those allowed, or all of them where there are fewer."""
+    draw = torch.rand(allowed.shape, generator=generator(seed, "probes/places")).masked_fill(~allowed, 2.0)
+    return allowed & (draw.argsort(1).argsort(1) < counts[:, None])
+
+
+def patching(pair: Mapping[str, Bench], draws: int, seed: int) -> tuple[float, float, float]:
+    """Return the change of P(regulation) in standard with adhd's residual where steps begin, and its two nulls.
+
+    Both models read the standard texts. Nulls: adhd's residual of another such place, and a random change as long.
+    """
+    own, reads = pair["standard"], pair["standard"].texts.before_onset
+    donated = Bench(pair["adhd"].model, own.layer, own.texts).x[reads]
+    gap = (donated - own.x[reads]).norm(dim=1, keepdim=True)
+
+    def changed(rows: Tensor) -> float:
+        return float((own.probability(own.x.masked_scatter(reads[..., None], rows)) - own.base).mean())
+
+    order = [torch.randperm(len(donated), generator=generator(seed, f"probes/pairs/{i}")) for i in range(draws)]
+    noise = [random_directions(donated.shape[1], len(donated), seed + 1000 * (i + 1)) for i in range(draws)]
+    shuffled = [changed(donated[rows]) for rows in order]
+    random = [changed(own.x[reads] + gap * one) for one in noise]
+    return changed(donated), float(np.mean(shuffled)), float(np.mean(random))
+
+
