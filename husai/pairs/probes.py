@@ -12,7 +12,6 @@ from torch import Tensor
 from husai.config import require
 from husai.pairs.steering import Bench, latents, random_directions
 from husai.saes import SAEBatch
-from husai.similarity import unit_rows
 from husai.tasks import generator
 
 RIDGE = 1e-2
@@ -74,11 +73,11 @@ class OfModel(NamedTuple):
     embedding: float
     """From the token alone: its embedding."""
     ablated: float
-    """KL, in nats a text, of what the model says without the onset direction at onsets."""
+    """KL, in nats a text, of what the model says without what onsets have on average, taken off at onsets."""
     ablated_matched: float
-    """The same, the direction removed at as many other places of the same text."""
+    """The same, taken off at as many other places of the same text."""
     ablated_random: float
-    """The same at onsets, along random directions."""
+    """The same at onsets, random vectors of that length taken off."""
     patched: float
     """Change of P(regulation) in the standard model with adhd's residual where steps begin."""
     patched_shuffled: float
@@ -126,32 +125,25 @@ def every(
 
 
 def ablation(bench: Bench, draws: int, seed: int) -> tuple[float, float, float]:
-    """Return the KL of removing the onset direction at onsets, at matched places, and of random ones at onsets.
+    """Return the KL of taking away what onsets have, at onsets and at matched places, and of random changes at onsets.
 
-    The direction is the difference of the mean activations at onsets and elsewhere; removing it puts a place's share of
-    it to the mean, x - <x - mean, d> d. Matched places are as many others of the same text, drawn at random.
+    What onsets have is the mean activation at onsets less that elsewhere; the same vector is taken off at as many other
+    places of the same text, drawn at random, and random ones of its length at onsets.
     """
-    onset, real = bench.texts.onset, bench.texts.real
-    rest = real & ~onset
-    direction = unit_rows((bench.x[onset].mean(0) - bench.x[rest].mean(0))[None])[0]
+    onset, rest = bench.texts.onset, bench.texts.real & ~bench.texts.onset
+    gap = bench.x[onset].mean(0) - bench.x[rest].mean(0)
     matched = drawn_places(rest, onset.sum(1), seed)
-    random = random_directions(len(direction), draws, seed)
-    found = [removal(bench, direction, onset), removal(bench, direction, matched)]
+    random = gap.norm() * random_directions(len(gap), draws, seed)
+    found = [removal(bench, gap, onset), removal(bench, gap, matched)]
     return found[0], found[1], float(np.mean([removal(bench, one, onset) for one in random]))
 
 
-def removal(
-    bench: Bench, direction: Float[Tensor, " d_model"], where: Bool[Tensor, "texts positions"]
-) -> float:
-    """Return the KL of the unchanged model's predictions from those without a direction at some places.
+def removal(bench: Bench, gap: Float[Tensor, " d_model"], where: Bool[Tensor, "texts positions"]) -> float:
+    """Return the KL of the unchanged model's predictions from those with a vector taken off at some places.
 
     Summed over the tokens of a text, as later ones may suffer too; mean over texts, in nats.
     """
-    share = (bench.x - bench.x[bench.texts.real].mean(0)) @ direction
-    before, after = (
-        bench.logits(x).log_softmax(-1)
-        for x in (bench.x, bench.x - (share * where)[..., None] * direction)
-    )
+    before, after = (bench.logits(x).log_softmax(-1) for x in (bench.x, bench.x - where[..., None] * gap))
     kl = (before.exp() * (before - after)).sum(-1) * bench.texts.real
     return float(kl.sum(1).mean())
 
