@@ -13,7 +13,7 @@ FLOORS = [
     "stats simulation resampling fitting tasks synthetic text similarity matching metrics consensus orbits "
     "objectives kernels artifacts shards prefixes fourier pairing knockoffs groups rules",
     "models grokking architectures saes formats nulls gate plots unmatched plants",
-    "activations engines feed coupling calibration training health",
+    "activations engines feed coupling calibration training health language",
     "study comparison contrasts frontier dynamics replication identifiability interventions benches report "
     "circuits ranks effects consistency subspaces fates pinning ablations sensitivity selection pulls "
     "ensembles gains silenced pairs",

@@ -1,0 +1,1 @@
+"""Language models: pretrained encoders, the small matched pair, and their activations."""

@@ -1,0 +1,1 @@
+"""Corpora, grammars and tokenizers: the text side of language-model studies."""
