@@ -53,6 +53,10 @@ class GPTConfig:
         return "hook_embed", *(f"blocks.{layer}.{name}" for layer in range(self.n_layers) for name in names)
 
 
+SMALL = GPTConfig()
+"""The shape of the book's pair."""
+
+
 def initialise(config: GPTConfig, seeds: Sequence[int]) -> Parameters:
     """Return fresh parameters, one leading seed dimension: normal with standard deviation 1/sqrt(fan-in).
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from husai import artifacts
 from husai.config import require
 from husai.evidence import write_json
-from husai.language.gpt import BASE, EPSILON, GPTConfig, GPTs, Parameters, forward, initialise
+from husai.language.gpt import BASE, EPSILON, SMALL, GPTConfig, GPTs, Parameters, forward, initialise
 from husai.tasks import generator
 from husai.text import bpe, grammar
 
@@ -73,7 +73,7 @@ def tokenizer(vocabulary: int = 512) -> bpe.Tokenizer:
 
 
 def texts(
-    style: str, which: str = "held_out", n: int = 512, config: GPTConfig = GPTConfig(), seed: int | None = None
+    style: str, which: str = "held_out", n: int = 512, config: GPTConfig = SMALL, seed: int | None = None
 ) -> Texts:  # fmt: skip
     """Return n texts of a style with masks; task i is the same for both styles. Held-out tasks have unseen names.
 
@@ -121,7 +121,7 @@ def _masks(tokens: Tensor, tok: bpe.Tokenizer) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def matched(
-    style: str, seeds: Sequence[int], config: GPTConfig = GPTConfig(), tasks: int = TASKS, steps: int = STEPS,
+    style: str, seeds: Sequence[int], config: GPTConfig = SMALL, tasks: int = TASKS, steps: int = STEPS,
     batch: int = BATCH, rate: float = RATE,
 ) -> GPTs:  # fmt: skip
     """Return GPTs trained on a style, one a seed, or loaded from the artifacts: both styles see the same tasks.
@@ -132,7 +132,7 @@ def matched(
 
 
 def folder(
-    style: str, seeds: Sequence[int], config: GPTConfig = GPTConfig(), tasks: int = TASKS, steps: int = STEPS,
+    style: str, seeds: Sequence[int], config: GPTConfig = SMALL, tasks: int = TASKS, steps: int = STEPS,
     batch: int = BATCH, rate: float = RATE,
 ) -> Path:  # fmt: skip
     """Return the artifact of `matched`, trained when the store does not have it."""
@@ -225,7 +225,7 @@ NAMES = {"ln1.w": "input_layernorm", "attn.W_Q": "self_attn.q_proj", "attn.W_K":
 
 
 def hugging_face_name(name: str) -> str:
-    """Return the name that `LlamaForCausalLM` has for a parameter; all but embeddings and norms are transposed there."""
+    """Return the name that `LlamaForCausalLM` has for a parameter; matrices of blocks are transposed there."""
     if name in ("embed.W_E", "ln_final.w"):
         return {"embed.W_E": "model.embed_tokens.weight", "ln_final.w": "model.norm.weight"}[name]
     _, layer, rest = name.split(".", 2)
@@ -237,7 +237,7 @@ def _turned(name: str, value: Tensor) -> Tensor:
 
 
 def save(models: GPTs, place: Path) -> None:
-    """Write a Hugging Face folder `seed_<seed>` a seed, which `transformers.LlamaForCausalLM` reads, and `gpts.json`."""
+    """Write a Hugging Face folder `seed_<seed>` a seed, as `LlamaForCausalLM.from_pretrained` reads, and `gpts.json`."""
     c = models.config
     card = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": c.vocabulary,
             "hidden_size": c.d_model, "intermediate_size": c.d_mlp, "num_hidden_layers": c.n_layers,
