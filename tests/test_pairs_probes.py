@@ -5,8 +5,8 @@ import pytest
 import torch
 from pairs_planted import CAUSAL, INERT, TEXTS_OF, pair, planted, sae
 
-from husai.pairs import probes, steering
-from husai.pairs.steering import Bench
+from husai.pairs import bench, probes
+from husai.pairs.bench import Bench
 from husai.tasks import generator
 
 TEXTS = TEXTS_OF["adhd"]
@@ -67,17 +67,17 @@ def test_as_many_places_are_drawn_as_there_are_onsets() -> None:
 def test_patching_carries_what_the_donor_holds() -> None:
     """The adhd model's residual says "regulation" at every place; a random change as long does not."""
     one = pair(0.0)
-    benches = steering.benches(one, TEXTS_OF, 0)[0]
+    benches = bench.benches(one, TEXTS_OF, 0)[0]
     patched, shuffled, random = probes.patching(benches, 3, 0)
     assert patched == pytest.approx(0, abs=1e-6) and random == pytest.approx(0, abs=1e-6)  # the same tokens, no gap
     one["adhd"].parameters["embed.W_E"][..., CAUSAL] += 12.0
-    benches = steering.benches(one, TEXTS_OF, 0)[0]
+    benches = bench.benches(one, TEXTS_OF, 0)[0]
     patched, shuffled, random = probes.patching(benches, 3, 0)
     assert patched > 0.01 and shuffled > 0.01 and random < patched / 2
 
 
 def test_every_pair_and_every_sae_is_probed() -> None:
-    benches = steering.benches(pair(2.0), TEXTS_OF, 0)
+    benches = bench.benches(pair(2.0), TEXTS_OF, 0)
     batch = sae(torch.eye(16)[:6])
     batch.W_enc[0, 2:8] = torch.eye(6)
     models, latents = probes.every(benches, [batch], draws=2)

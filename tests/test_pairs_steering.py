@@ -4,8 +4,8 @@ import pytest
 import torch
 from pairs_planted import CAUSAL, CONFIG, INERT, pair, planted, sae, texts
 
-from husai.pairs import steering
-from husai.pairs.steering import Bench
+from husai.pairs import bench, steering
+from husai.pairs.bench import Bench
 
 EYE = torch.eye(16)
 TEXTS = texts()
@@ -14,7 +14,7 @@ DOSES = [0.5, 1.0, 2.0]
 
 def found(direction: int):
     rows = EYE[[direction, 3, 4, 5, 6, 7]]
-    pairs = steering.benches(pair(0.0), TEXTS, 0)
+    pairs = bench.benches(pair(0.0), TEXTS, 0)
     return steering.steer(pairs[0], sae(rows), 0, DOSES, draws=3)
 
 
@@ -62,11 +62,11 @@ def test_the_chosen_feature_fires_at_the_onsets_of_one_style_alone() -> None:
     batch = sae(EYE[:4])
     batch.W_enc[0, INERT, 2] = 1.0
     batch.b_enc[0] = torch.tensor([1.0, 1.0, -10.0, 1.0])
-    assert steering.chosen(steering.benches(one, TEXTS, 0)[0], batch) == 2
+    assert steering.chosen(bench.benches(one, TEXTS, 0)[0], batch) == 2
 
 
 def test_what_cannot_be_steered_is_refused() -> None:
-    pairs = steering.benches(pair(0.0), TEXTS, 0)
+    pairs = bench.benches(pair(0.0), TEXTS, 0)
     with pytest.raises(ValueError, match="doses"):
         steering.steer(pairs[0], sae(EYE[:4]), 0, [2.0, 1.0], draws=2)
     silent = sae(EYE[:4])

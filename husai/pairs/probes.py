@@ -1,7 +1,7 @@
 """Three probes of step onsets: can they be read off, does removing what is read matter there, does it carry over."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -9,8 +9,10 @@ from jaxtyping import Bool, Float
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from husai import stats
 from husai.config import require
-from husai.pairs.steering import Bench, latents, random_directions
+from husai.evidence import Estimate
+from husai.pairs.bench import Bench, latents, random_directions
 from husai.saes import SAEBatch
 from husai.tasks import generator
 
@@ -122,6 +124,49 @@ def every(
         for i, (pair, batch) in enumerate(zip(pairs, saes, strict=True))
     ]
     return models, latent
+
+
+def summary(models: Sequence[OfModel], latents: Sequence[Sequence[OfSAE]]) -> dict[str, Estimate]:
+    """Return the probes over models, those of latents over models and SAE seeds.
+
+    ValueError: fewer than 3 models or 3 SAE seeds.
+    """
+    found = {f"probe_{name}": stats.mean([getattr(one, name) for one in models]) for name in OfModel._fields}
+    auc, control = (np.array([[getattr(one, name) for one in row] for row in latents]) for name in ("auc", "control"))
+    table = {"onset_auc": auc, "onset_auc_control": control, "onset_auc_gain": auc - control}
+    found |= {key: stats.crossed(values).estimate for key, values in table.items()}
+    embedding = np.array([one.embedding for one in models])
+    found["onset_auc_beyond_token"] = stats.crossed(auc - embedding[:, None]).estimate
+    gaps = {"onset_ablation_gap": ("ablated", "ablated_matched"), "onset_ablation_beyond_random": ("ablated",
+            "ablated_random"), "patch_gap": ("patched", "patched_random"),
+            "patch_beyond_shuffled": ("patched", "patched_shuffled")}  # fmt: skip
+    for key, (name, null) in gaps.items():
+        found[key] = stats.mean([getattr(one, name) - getattr(one, null) for one in models])
+    return found
+
+
+def artifact(
+    models: Sequence[OfModel], latents: Sequence[Sequence[OfSAE]], seeds: Sequence[int], hook: str
+) -> dict[str, Any]:
+    """Return what `three_probes.json` holds: effect and control of every probe, one row a model (and an SAE)."""
+    aucs = [
+        {"model_seed": seed, "sae": j, "effect": one.auc, "control": one.control, "top": one.top}
+        for seed, row in zip(seeds, latents, strict=True) for j, one in enumerate(row)
+    ]  # fmt: skip
+    short = summary(models, latents)
+    probes = [{"probe": "step_onset_decodability", "rows": aucs, "effect": short["onset_auc"],
+               "control": short["onset_auc_control"]}]  # fmt: skip
+    for name, (effect, control) in {
+        "ablation_at_onsets": ("ablated", "ablated_matched"),
+        "patching_standard_from_adhd": ("patched", "patched_random"),
+    }.items():
+        rows = [
+            {"model_seed": seed, "effect": getattr(one, effect), "control": getattr(one, control), **one._asdict()}
+            for seed, one in zip(seeds, models, strict=True)
+        ]
+        sides = {"effect": short[f"probe_{effect}"], "control": short[f"probe_{control}"]}
+        probes.append({"probe": name, "rows": rows, **sides})
+    return {"hook": hook, "probes": probes}
 
 
 def ablation(bench: Bench, draws: int, seed: int) -> tuple[float, float, float]:

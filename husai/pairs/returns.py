@@ -5,10 +5,11 @@ same: the same verdict, or a feature that is the same one. Agreement is counted 
 between models; draws of one model share it, so models are the units of the second, and of the exact interval.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from scipy.stats import beta
 from torch import Tensor
@@ -17,6 +18,11 @@ from husai import stats
 from husai.comparison import summarise
 from husai.config import require
 from husai.evidence import Estimate
+from husai.pairs.bench import Bench, latents
+from husai.pairs.probes import OfSAE
+from husai.pairs.steering import Steered
+from husai.pairs.swaps import PerSeed
+from husai.saes import SAEBatch
 from husai.similarity import cosine_matrix, unit_rows
 
 SAME = 0.7
@@ -97,3 +103,46 @@ def same_labels(labels: Sequence[Any]) -> np.ndarray:
     return (column[:, None] == column).astype(float)[:, None, :, None]
 
 
+
+
+def conclusions(
+    pairs: Sequence[Mapping[str, Bench]],
+    saes: Sequence[SAEBatch],
+    swapped: Sequence[PerSeed],
+    steered: Sequence[Sequence[Steered]],
+    probed: Sequence[Sequence[OfSAE]],
+) -> dict[str, Returns]:
+    """Return how often each conclusion of the published kind comes back, drawn anew from every SAE of every model.
+
+    Of the swap: that the correlation falls below all of its nulls. Of the head: that taking it away costs more than
+    taking any other of its layer does. Of steering: the published verdict, inert in all four panels.
+    """
+    choices = {"feature": [[one.latent for one in row] for row in steered],
+               "top": [[one.top for one in row] for row in probed]}  # fmt: skip
+    same: dict[str, list[list[tuple[Tensor, Tensor]]]] = {name: [] for name in choices}
+    for i, (pair, batch) in enumerate(zip(pairs, saes, strict=True)):
+        codes = [latents(batch[j], pair["adhd"].x)[pair["adhd"].texts.real] for j in range(len(batch))]
+        for name, table in choices.items():
+            same[name].append([(batch.W_dec[j, table[i][j]], z[:, table[i][j]]) for j, z in enumerate(codes)])
+    found = {}
+    for name, table in same.items():
+        rows, signals = (torch.stack([torch.stack([one[side] for one in row]) for row in table]) for side in (0, 1))
+        found[name] = identities(same_features(rows, signals))
+    names = ("random_direction", "random_feature", "shuffled_pair")
+    falls = [one.delta("adhd_attention_from_standard") < min(sum(map(one.deltas, names), [])) for one in swapped]
+    found |= {
+        "inert": verdicts([[all(p.inert() for p in one.panels.values()) for one in row] for row in steered]),
+        "swap": verdicts([[fall] for fall in falls]),
+        "head": verdicts([[one.head_drop < min(one.other_drops)] for one in swapped]),
+        "head_number": identities(same_labels([one.layout.adhd for one in swapped])),
+        "head_moves": verdicts([[one.layout.partner != one.layout.adhd] for one in swapped]),
+    }
+    return found
+
+
+def values(found: Mapping[str, Returns]) -> dict[str, Estimate]:
+    """Return the shares by name, `returns_<conclusion>_<sae, model or holds>`."""
+    return {
+        f"returns_{name}_{field}": one
+        for name, row in found.items() for field, one in row._asdict().items() if one is not None
+    }  # fmt: skip

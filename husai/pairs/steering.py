@@ -5,87 +5,23 @@ move the probability (`control`), does move it: every panel carries that control
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from husai import stats
 from husai.config import require
-from husai.language.gpt import GPTs
-from husai.language.matched import Texts, regulation_ids
-from husai.pairs.edits import above, only, recorded, regulation
-from husai.saes import ROWS, SAEBatch
-from husai.similarity import unit_rows
-from husai.tasks import generator
+from husai.evidence import Estimate
+from husai.pairs.bench import Bench, latents, random_directions
+from husai.saes import SAEBatch
 
 PANELS = ("add_in_adhd", "ablate_in_adhd", "add_in_standard", "dose_sweep")
 """The four panels of the source."""
 MARGIN = 0.025
 """The published bound on the change of the probability."""
-
-
-@dataclass(frozen=True)
-class Bench:
-    """One model's residual stream after one block on some texts, and the probability read of what it makes of them."""
-
-    model: GPTs
-    layer: int
-    texts: Texts
-
-    def __post_init__(self) -> None:
-        only(self.model)
-
-    @cached_property
-    def x(self) -> Float[Tensor, "texts positions d_model"]:
-        """The model's own activations at `blocks.<layer>.hook_resid_post`."""
-        hook = f"blocks.{self.layer}.hook_resid_post"
-        return recorded(self.model, self.texts.tokens, [hook])[hook]
-
-    @cached_property
-    def wanted(self) -> Bool[Tensor, " vocabulary"]:
-        """The tokens that begin a regulation step."""
-        return wanted(self.model)
-
-    def logits(self, x: Float[Tensor, "texts positions d_model"]) -> Float[Tensor, "texts positions vocabulary"]:
-        """Return what the model says with these activations in place of its own."""
-        return above(self.model, self.layer, x)
-
-    @cached_property
-    def base(self) -> Float[Tensor, " texts"]:
-        """Probability of a regulation step, per text, in the unchanged model."""
-        return self.probability(self.x)
-
-    @cached_property
-    def control(self) -> Float[Tensor, " d_model"]:
-        """The unembedding difference: mean of the wanted tokens' read-out directions less that of all others, unit.
-
-        The logit of a token is <E_t * w, x> / rms(x), w the weight of the final norm: this push must raise theirs.
-        """
-        p = self.model.parameters
-        rows = p["embed.W_E"][0] * p["ln_final.w"][0]
-        return unit_rows((rows[self.wanted].mean(0) - rows[~self.wanted].mean(0))[None])[0]
-
-    def probability(self, x: Float[Tensor, "texts positions d_model"]) -> Float[Tensor, " texts"]:
-        """Return the probability, per text, with these activations: where first tokens of steps are predicted."""
-        return regulation(self.logits(x), self.texts.before_onset, self.wanted)
-
-    def push(
-        self, amount: Float[Tensor, "texts positions"], directions: Float[Tensor, "n d_model"]
-    ) -> Float[np.ndarray, "n texts"]:
-        """Return the change of the probability when amount * d is added, one row a unit direction d."""
-        moved = [self.probability(self.x + amount[..., None] * d) - self.base for d in unit_rows(directions)]
-        return torch.stack(moved).double().numpy()
-
-
-def wanted(model: GPTs) -> Bool[Tensor, " vocabulary"]:
-    """Return which tokens begin a regulation step."""
-    found = torch.zeros(model.config.vocabulary, dtype=torch.bool)
-    found[list(regulation_ids(model.tokenizer))] = True
-    return found
 
 
 class Panel(NamedTuple):
@@ -133,11 +69,6 @@ def panel(
     )  # fmt: skip
 
 
-def random_directions(d_model: int, n: int, seed: int) -> Float[Tensor, "n d_model"]:
-    """Return n random unit directions."""
-    return unit_rows(torch.randn(n, d_model, generator=generator(seed, "steering/directions")))
-
-
 def alike(
     rates: Float[Tensor, " d_sae"], rate: float, n: int, without: Sequence[int] = ()
 ) -> Int[Tensor, " n"]:
@@ -150,14 +81,6 @@ def alike(
     require(int(usable.sum()) >= n, "n", n, f"at most {int(usable.sum())}, the other latents that fire")
     gap = (rates.clamp(min=1e-12).log() - np.log(max(rate, 1e-12))).abs().masked_fill(~usable, torch.inf)
     return gap.argsort(stable=True)[:n]
-
-
-@torch.no_grad()
-def latents(sae: SAEBatch, x: Float[Tensor, "texts positions d_model"]) -> Float[Tensor, "texts positions d_sae"]:
-    """Return the latents of one SAE at every place of every text."""
-    require(len(sae) == 1, "sae", f"{len(sae)} seeds", "one: `saes[index]`")
-    rows = torch.cat([sae.encode(part)[0] for part in x.flatten(0, 1).split(ROWS)])
-    return rows.unflatten(0, x.shape[:2])
 
 
 class Steered(NamedTuple):
@@ -228,17 +151,6 @@ def steer(
     return Steered(latent, unit, float(rates[latent]), *at, panels, sweep)
 
 
-def benches(models: Mapping[str, GPTs], texts: Mapping[str, Texts], layer: int) -> list[dict[str, Bench]]:
-    """Return one bench a style, {"standard": , "adhd": }, for every model seed.
-
-    ValueError: styles with other seeds.
-    """
-    seeds = {style: one.seeds for style, one in models.items()}
-    require(len(set(seeds.values())) == 1, "models", seeds, "the same seeds of both styles")
-    count = len(next(iter(seeds.values())))
-    return [{style: Bench(one.select(i), layer, texts[style]) for style, one in models.items()} for i in range(count)]
-
-
 def chosen(pair: Mapping[str, Bench], sae: SAEBatch, smoothing: float = 0.5) -> int:
     """Return the feature of the source's rule: the largest smoothed ratio of firing rates at step onsets.
 
@@ -267,6 +179,54 @@ def every(
     ]
 
 
-def across(found: Sequence[Sequence[Steered]], name: str, field: str) -> Float[np.ndarray, "models seeds"]:
-    """Return one field of one panel, one number a model and SAE seed."""
-    return np.array([[getattr(one.panels[name], field) for one in row] for row in found])
+def across(found: Sequence[Sequence[Steered]], name: str, field: str, dose: float | None = None) -> Estimate:
+    """Return one field of one panel, or of one dose of the sweep, over models and SAE seeds.
+
+    ValueError: fewer than 3 models or 3 SAE seeds.
+    """
+    panels = [[one.panels[name] if dose is None else one.sweep[dose] for one in row] for row in found]
+    return stats.crossed([[getattr(one, field) for one in row] for row in panels]).estimate
+
+
+def summary(found: Sequence[Sequence[Steered]], margin: float = MARGIN) -> dict[str, Estimate | bool | float]:
+    """Return the four panels over models and SAE seeds: change, nulls, control, what is beyond the null, its TOST p.
+
+    `control_<panel>` says whether the interval of the control's change lies beyond the margin: only then is a change
+    within the margin a finding. `inert` is the share of SAEs with the published verdict in all four panels.
+    """
+    values: dict[str, Estimate | bool | float] = {}
+    for name in PANELS:
+        names = {"delta": "delta", "null": "null", "features": "features", "difference": "beyond", "control": "moved"}
+        values |= {f"{label}_{name}": across(found, name, field) for field, label in names.items()}
+        beyond, moved = values[f"beyond_{name}"], across(found, name, "control")
+        values[f"control_{name}"] = moved.low > margin or moved.high < -margin
+        if isinstance(beyond, Estimate) and beyond.high > beyond.low:
+            values[f"tost_{name}"] = stats.tost(beyond, margin, min(len(found), len(found[0])) - 1.0)
+    values["control_effect"] = across(found, "add_in_adhd", "control")
+    said = [[one.inert(margin) for one in steered.panels.values()] for row in found for steered in row]
+    values["inert"] = float(np.mean([all(panels) for panels in said]))
+    for field in ("rate", "rate_onset", "rate_before"):
+        values[f"feature_{field}"] = stats.crossed([[getattr(one, field) for one in row] for row in found]).estimate
+    return values
+
+
+def artifact(found: Sequence[Sequence[Steered]], seeds: Sequence[int], hook: str) -> dict[str, Any]:
+    """Return what `deepdive_steering.json` holds; `feature` is that of the first SAE of the first model."""
+    doses = list(found[0][0].sweep)
+    at = dict.fromkeys(PANELS, doses[len(doses) // 2]) | {"ablate_in_adhd": -1.0, "dose_sweep": doses[-1]}
+    panels = []
+    for name in PANELS:
+        rows = [
+            {"model_seed": seed, "sae": j, "latent": one.latent, "dose": at[name], "effect": one.panels[name].delta,
+             "null": one.panels[name].null, "sem": one.panels[name].sem, "control": one.panels[name].control}
+            for seed, row in zip(seeds, found, strict=True) for j, one in enumerate(row)
+        ]  # fmt: skip
+        fields = {"effect": "delta", "null": "null", "difference": "difference"}
+        panels.append({"panel": name, "rows": rows, **{key: across(found, name, f) for key, f in fields.items()}})
+    control = {key: across(found, "add_in_adhd", field) for key, field in (("effect", "control"), ("null", "null"))}
+    return {
+        "site": {"style": "adhd", "model_seed": seeds[0], "hook": hook}, "feature": found[0][0].latent,
+        "metric": "P(regulation) where a step begins", "panels": panels, "margin": MARGIN,
+        "positive_control": {"direction": "unembedding difference of regulation tokens", **control},
+        "every": [[one.as_dict() for one in row] for row in found],
+    }  # fmt: skip

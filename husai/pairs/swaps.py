@@ -13,12 +13,14 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from husai import stats
 from husai.config import require
+from husai.evidence import Estimate
 from husai.language.gpt import GPTs
 from husai.language.matched import Texts
+from husai.pairs.bench import random_directions, wanted
 from husai.pairs.decoding import greedy, steps
 from husai.pairs.edits import Mix, Reader, edited, recorded, regulation, swapped, without_head
-from husai.pairs.steering import random_directions, wanted
 from husai.saes import SAEBatch
 from husai.similarity import cosine_matrix, unit_rows
 
@@ -260,3 +262,30 @@ def every(
         rows = batch.W_dec[0][rate.argsort(descending=True, stable=True)[:draws]]
         found.append(per_seed(standard, adhd, texts, rows, layer=layer, draws=draws))
     return found
+
+
+def summary(found: Sequence[PerSeed]) -> dict[str, Estimate]:
+    """Return what the swaps and heads do over model seeds, with intervals; ValueError: fewer than 3 model seeds."""
+    values: dict[str, list[float]] = {}
+    for one in found:
+        row = {f"clean_{metric}_{style}": getattr(one.clean[style], metric) for style in one.clean
+               for metric in Outcome._fields}  # fmt: skip
+        for name in one.interventions:
+            if "_from_" in name:
+                row |= {f"{metric}_{name}": one.delta(name, metric) for metric in Outcome._fields}
+        nulls = {prefix: float(np.mean(one.deltas(prefix))) for prefix in ("random_direction", "random_feature",
+                                                                          "shuffled_pair")}  # fmt: skip
+        swap = one.delta("adhd_attention_from_standard")
+        row |= {f"spearman_{name}": value for name, value in nulls.items()}
+        row |= {f"swap_beyond_{short}": swap - nulls[name] for short, name in
+                (("directions", "random_direction"), ("features", "random_feature"), ("shuffled", "shuffled_pair"))}
+        others, layout = float(np.mean(one.other_drops)), one.layout
+        rest = np.delete(layout.gains, layout.adhd)
+        row |= {
+            "head_drop": one.head_drop, "other_heads_drop": others, "head_drop_beyond_others": one.head_drop - others,
+            "layout_matched": layout.matched, "layout_same_index": layout.same_index,
+            "layout_gain_beyond_others": layout.matched - layout.same_index - float(rest.mean()),
+        }  # fmt: skip
+        for key, value in row.items():
+            values.setdefault(key, []).append(value)
+    return {key: stats.mean(column) for key, column in values.items()}
