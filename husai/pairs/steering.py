@@ -15,6 +15,7 @@ from torch import Tensor
 from husai import stats
 from husai.config import require
 from husai.evidence import Estimate
+from husai.pairs import diff
 from husai.pairs.bench import Bench, latents, random_directions
 from husai.saes import SAEBatch
 
@@ -151,18 +152,17 @@ def steer(
     return Steered(latent, unit, float(rates[latent]), *at, panels, sweep)
 
 
-def chosen(pair: Mapping[str, Bench], sae: SAEBatch, smoothing: float = 0.5) -> int:
-    """Return the feature of the source's rule: the largest smoothed ratio of firing rates at step onsets.
+def chosen(pair: Mapping[str, Bench], sae: SAEBatch) -> int:
+    """Return the feature of the source's rule: the largest smoothed ratio of firing rates where steps begin.
 
-    ((f_adhd + s) / (n_adhd + 2 s)) / ((f_standard + s) / (n_standard + 2 s)), f of n onsets, each model on its own
-    texts and both through the adhd SAE.
+    Each model on its own texts, both through the adhd SAE (`diff.contrast`).
     """
-    rates = []
+    sides: list[Tensor] = []
     for style in ("adhd", "standard"):
-        onset = pair[style].texts.onset
-        fires = (latents(sae, pair[style].x[onset][None])[0] != 0).sum(0)
-        rates.append((fires + smoothing) / (int(onset.sum()) + 2 * smoothing))
-    return int((rates[0] / rates[1]).argmax())
+        where = diff.onsets(pair[style].texts)
+        fires = latents(sae, pair[style].x[where.document, where.position][None])[0] != 0
+        sides += [fires, where.document]
+    return diff.contrast(*sides).chosen
 
 
 def every(
