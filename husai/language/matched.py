@@ -67,8 +67,8 @@ class Texts(NamedTuple):
 
 @lru_cache
 def tokenizer(vocabulary: int = 512) -> bpe.Tokenizer:
-    """Return the one tokenizer of both styles, trained on 2000 tasks of their own, written in both."""
-    tasks = grammar.tasks(2000, 10_000)
+    """Return the one tokenizer of both styles, trained on 1000 tasks of their own, written in both."""
+    tasks = grammar.tasks(1000, 10_000)
     return bpe.train([grammar.render(task, s, i) for s in grammar.STYLES for i, task in enumerate(tasks)], vocabulary)
 
 
@@ -237,7 +237,7 @@ def _turned(name: str, value: Tensor) -> Tensor:
 
 
 def save(models: GPTs, place: Path) -> None:
-    """Write a Hugging Face folder `seed_<seed>` a seed, as `LlamaForCausalLM.from_pretrained` reads, and `gpts.json`."""
+    """Write a Hugging Face folder `seed_<seed>` a seed, which `LlamaForCausalLM` reads, and `gpts.json`."""
     c = models.config
     card = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": c.vocabulary,
             "hidden_size": c.d_model, "intermediate_size": c.d_mlp, "num_hidden_layers": c.n_layers,

@@ -64,7 +64,8 @@ def corpus(style: str, which: str, tokens: int, config: GPTConfig) -> Texts:
 
 def head(texts: Texts, n: int) -> Texts:
     """Return the first n texts."""
-    return Texts(texts.style, *(value[:n] for value in texts[1:]))
+    cut = {key: value[:n] for key, value in texts._asdict().items() if key != "style"}
+    return texts._replace(**cut)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ its own; no latent of the other model's SAE does the same on the same texts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -86,8 +86,8 @@ class Rates(NamedTuple):
 
     def estimate(self, latent: int) -> Estimate:
         """Return one latent's rate; its unit of independence is the document."""
-        values = (float(table[latent]) for table in (self.rate, self.low, self.high))
-        return Estimate(*values, self.documents, "", "Wilson, at the effective count over documents")
+        value, low, high = (float(table[latent]) for table in (self.rate, self.low, self.high))
+        return Estimate(value, low, high, self.documents, "", "Wilson, at the effective count over documents")
 
 
 def rates(fires: Bool[Tensor, "rows latents"], document: Int[Tensor, " rows"]) -> Rates:
@@ -219,7 +219,7 @@ def returns(a: Reader, b: Reader, same_model: bool, seed: int = 0) -> Return:
         return Return(0.0, 0.0, decoder, 0.0, 0.0, 0.0, 0.0)
     near = correlations(a.codes[:, found], b.codes) >= MATCH
     order = torch.randperm(len(a.codes), generator=generator(seed, "diff/chance"))
-    chance = correlations(a.codes[order][:, found], b.codes) >= MATCH
+    chance = correlations(a.codes[:, found][order], b.codes) >= MATCH
     others = correlations(a.codes[:, like(a.codes, a.asymmetric)], b.codes) >= MATCH
     if same_model:
         decoder = share(best_cosines(a.decoder[found], b.decoder, signed=True)[0] >= MATCH)
@@ -277,8 +277,8 @@ def near_by_chance(
     return share(best_cosines(covariance_matched(acts, n, seed), decoder, signed=True)[0] >= MATCH)
 
 
-def symmetric(table: Sequence[Sequence[float]]) -> np.ndarray:
-    """Return the mean of both directions, [n, n] with a diagonal of 0."""
+def symmetric(table: Sequence[Sequence[Any]]) -> np.ndarray:
+    """Return the mean of both directions, [..., n, n] with diagonals of 0."""
     values = np.array(table, float)
     values = (values + values.swapaxes(-1, -2)) / 2
     values[..., np.eye(values.shape[-1], dtype=bool)] = 0

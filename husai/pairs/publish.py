@@ -59,7 +59,7 @@ def write(
             at = cells.hook(cell[1])
             about = {"model_name": f"husai-matched-{cell[0]}", "hook_name": at, "model_seed": model_seed}
             formats.write_sae_lens(one.saes[s], folder, {**about, "hook_layer": cell[1], "profile": profile})
-            shape = {"seed": seed, "d_sae": one.config.sae.d_sae, "k": one.config.sae.active}
+            shape: dict[str, Any] = {"seed": seed, "d_sae": one.config.sae.d_sae, "k": one.config.sae.active}
             shape |= {"steps": one.config.steps, "profile": profile}
             shape["weights (sha256)"] = digest(folder / "sae_weights.safetensors")
             numbers = {key: float(table[m, s]) for key, table in measured.items()}
