@@ -165,6 +165,11 @@ def chosen(pair: Mapping[str, Bench], sae: SAEBatch) -> int:
     return diff.contrast(*sides).chosen
 
 
+def choices(pairs: Sequence[Mapping[str, Bench]], saes: Sequence[SAEBatch]) -> list[list[int]]:
+    """Return the `chosen` feature of every model (rows) and SAE seed (columns)."""
+    return [[chosen(pair, batch[j]) for j in range(len(batch))] for pair, batch in zip(pairs, saes, strict=True)]
+
+
 def every(
     pairs: Sequence[Mapping[str, Bench]],
     saes: Sequence[SAEBatch],

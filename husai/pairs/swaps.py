@@ -61,12 +61,13 @@ class Tasks(NamedTuple):
         return Outcome(correlation(self.texts.complexity, number), float(read.mean()), float(number.double().mean()))
 
 
-def tasks(model: GPTs, texts: Texts) -> Tasks:
-    """Return texts as tasks for a model of their style."""
+def tasks(model: GPTs, texts: Texts, written: int = 0) -> Tasks:
+    """Return texts as tasks for a model of their style, which writes at most so many tokens, if that is not 0."""
     name = model.tokenizer.id
     opens = (texts.tokens == name("<|steps|>")).int()
-    longest = min(model.config.context, texts.tokens.shape[1] + 8)
-    return Tasks(texts, opens.argmax(1) + 1, name("<|sep|>"), name("<|end|>"), longest, wanted(model))
+    lengths, longest = opens.argmax(1) + 1, min(model.config.context, texts.tokens.shape[1] + 8)
+    longest = min(longest, int(lengths.max()) + written) if written else longest
+    return Tasks(texts, lengths, name("<|sep|>"), name("<|end|>"), longest, wanted(model))
 
 
 def correlation(complexity: Int[Tensor, " n"], number: Int[Tensor, " n"]) -> float:
@@ -214,6 +215,7 @@ def per_seed(
     *,
     layer: int = 3,
     draws: int = 2,
+    written: int = 0,
 ) -> PerSeed:
     """Return the swaps of a layer both ways, every single-head ablation in adhd, and the nulls of its attention swap.
 
@@ -223,7 +225,7 @@ def per_seed(
     require(standard.seeds == adhd.seeds, "adhd.seeds", adhd.seeds, f"{standard.seeds}, as the standard model")
     require(len(features) >= draws, "features", f"{len(features)} rows", f"at least one a draw, {draws}")
     models, seed = {"standard": standard, "adhd": adhd}, adhd.seeds[0]
-    both = {style: tasks(model, texts[style]) for style, model in models.items()}
+    both = {style: tasks(model, texts[style], written) for style, model in models.items()}
     changed: dict[str, tuple[str, Reader]] = {}
     for style, donor in (("adhd", "standard"), ("standard", "adhd")):
         for site, hook in SITES.items():
@@ -248,8 +250,9 @@ def per_seed(
 
 
 def every(
-    models: Mapping[str, GPTs], texts: Mapping[str, Texts], saes: Sequence[SAEBatch], *, layer: int = 3, draws: int = 2
-) -> list[PerSeed]:
+    models: Mapping[str, GPTs], texts: Mapping[str, Texts], saes: Sequence[SAEBatch], *, layer: int = 3, draws: int = 2,
+    written: int = 0,
+) -> list[PerSeed]:  # fmt: skip
     """Return `per_seed` of every model seed; `saes`: of the adhd models at the layer, the first seed of each.
 
     ValueError: as `per_seed`.
@@ -260,8 +263,13 @@ def every(
         x = recorded(adhd, texts["adhd"].tokens, [f"blocks.{layer}.hook_resid_post"])
         rate = batch[0].firing(next(iter(x.values()))[texts["adhd"].real])[0]
         rows = batch.W_dec[0][rate.argsort(descending=True, stable=True)[:draws]]
-        found.append(per_seed(standard, adhd, texts, rows, layer=layer, draws=draws))
+        found.append(per_seed(standard, adhd, texts, rows, layer=layer, draws=draws, written=written))
     return found
+
+
+def artifact(found: Sequence[PerSeed]) -> dict[str, Any]:
+    """Return what `causal_nulls_per_seed.json` holds."""
+    return {"layer": found[0].layer, "seeds": [one.as_dict() for one in found]}
 
 
 def summary(found: Sequence[PerSeed]) -> dict[str, Estimate]:
