@@ -11,10 +11,11 @@ from torch import Tensor
 
 from husai import comparison, metrics, stats
 from husai.config import require
-from husai.evidence import Estimate
+from husai.evidence import Estimate, format_value
 from husai.pairs import cells, diff
 from husai.pairs.diff import Contrast, Onsets, Reader, Residuals, Return, Senses
 from husai.saes import SAEBatch
+from husai.shards import in_memory
 from husai.study import Study
 from husai.text.bpe import Tokenizer
 
@@ -77,6 +78,7 @@ class Survey:
         )
         for whose in ("own", "pair", *OTHER):
             found[f"fvu_{whose}"] = self.table(lambda key, whose=whose: np.mean(self.misfit[(whose, *key)]))
+        found["decoder_by_chance"] = self.table(self._near_by_chance)
         found |= {"top_ratio": self.table(lambda key: self.contrasts[key].ratio[self.contrasts[key].chosen])}
         whole = {name: stats.crossed(values).estimate for name, values in found.items()}
         least = int(self.counts.min())
@@ -84,6 +86,10 @@ class Survey:
 
     def _lacking(self, key: Key, sense: str) -> torch.Tensor:
         return getattr(self.senses[key], sense)[self.readers[key].asymmetric]
+
+    def _near_by_chance(self, key: Key) -> float:
+        acts, pair = self.studies["adhd"][key[0]].activations, self.studies["standard"][key[0]]
+        return diff.near_by_chance(in_memory(acts.fit), pair.saes.W_dec[key[1]], key[1])
 
     def returns(self) -> dict[str, Estimate]:
         """Return what comes back under another SAE seed of the same model, and under another model seed.
@@ -164,6 +170,18 @@ def reader(
     codes = torch.cat([sae.encode(values[style, i, corpus])[0] for corpus in OTHER])
     none = torch.zeros(codes.shape[1], dtype=torch.bool)
     return Reader(sae.W_dec[0], codes, none if asymmetric is None else asymmetric, chosen)
+
+
+COLUMNS = ("feature", "rate_adhd", "rate_standard", "fired_adhd", "fired_standard", "ratio", "q", "silent",
+           "no_decoder_match", "no_functional_match", "before_regulation", "contexts")  # fmt: skip
+NONE = {"feature": "none", "rate_adhd": "none", "rate_standard": "none", "fired_adhd": 0, "fired_standard": 0,
+        "ratio": "none", "before_regulation": "none"}  # fmt: skip
+"""What stands for the first feature where no latent is asymmetric."""
+
+
+def shown(value: Any) -> str:
+    """Return the text of a table's entry: contexts one after another, numbers as everywhere."""
+    return "; ".join(value) if isinstance(value, list) else format_value(value)
 
 
 def features(found: Survey, key: Key, tokenizer: Tokenizer, contexts: int = 3) -> list[dict[str, Any]]:

@@ -15,9 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from husai import recipes, study
+from husai import recipes, stats, study
 from husai.activations import Activations
 from husai.config import TrainConfig, require
+from husai.evidence import Estimate
 from husai.formats import require_width
 from husai.language import matched
 from husai.language.gpt import GPTConfig, GPTs
@@ -183,6 +184,55 @@ def passed(measured: Mapping[str, Float[np.ndarray, "models seeds"]]) -> dict[st
     """Return which SAEs pass each of `GATES` [models, seeds]; what is not a number passes none."""
     return {gate: measured[gate] < limit if gate == "dead share" else measured[gate] >= limit
             for gate, limit in GATES.items()}  # fmt: skip
+
+
+SHORT = {"explained variance": "fve", "L0": "l0", "dead share": "dead", "rare share": "rare", "CE recovered": "ce"}
+
+
+def label(cell: Cell) -> str:
+    """Return the short name of a cell, as adhd_L2."""
+    return f"{cell[0]}_L{cell[1]}"
+
+
+def estimates(measured: Mapping[Cell, Mapping[str, np.ndarray]]) -> dict[Cell, dict[str, Estimate]]:
+    """Return every quantity of every cell, with its interval over models and SAE seeds."""
+    return {
+        cell: {key: stats.crossed(table).estimate for key, table in by_name.items()}
+        for cell, by_name in measured.items()
+    }
+
+
+def summary(measured: Mapping[Cell, Mapping[str, np.ndarray]]) -> dict[str, Estimate | int | str]:
+    """Return the estimates by name, the weakest cell's, and how many SAEs pass every gate.
+
+    `adhd_L2_fve` and so on; `fve_least`, `dead_most` and `ce_least` are those of the cell with the worst value.
+    """
+    by_cell = estimates(measured)
+    found: dict[str, Any] = {
+        f"{label(cell)}_{SHORT[key]}": value for cell, row in by_cell.items() for key, value in row.items()
+    }
+    for key, worst, sign in (("explained variance", "fve_least", 1), ("dead share", "dead_most", -1),
+                             ("CE recovered", "ce_least", 1)):  # fmt: skip
+        values = {cell: sign * row[key].value for cell, row in by_cell.items()}
+        cell = min(values, key=values.__getitem__)
+        found |= {worst: by_cell[cell][key], f"{worst}_cell": label(cell)}
+    states = [np.stack(list(passed(by_name).values())).all(0) for by_name in measured.values()]
+    found |= {"saes": sum(table.size for table in states), "passing": int(sum(table.sum() for table in states))}
+    return found | {"passing_cells": sum(bool(table.all()) for table in states)}
+
+
+def table(measured: Mapping[Cell, Mapping[str, np.ndarray]]) -> dict[str, dict[str, str]]:
+    """Return the cells as rows of a table: estimates, SAEs that pass, and the gates that any SAE fails."""
+    rows = {}
+    for cell, row in estimates(measured).items():
+        states = passed(measured[cell])
+        whole = np.stack(list(states.values())).all(0)
+        broken = [gate for gate, found in states.items() if not found.all()]
+        gates = f"FAIL: {', '.join(broken)}" if broken else "pass"
+        rows[label(cell)] = {key: str(value) for key, value in row.items()} | {
+            "SAEs that pass": f"{whole.sum()} of {whole.size}", "gates": gates,
+        }  # fmt: skip
+    return rows
 
 
 def failing(measured: Mapping[Cell, Mapping[str, np.ndarray]]) -> list[str]:

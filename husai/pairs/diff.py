@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Float64, Int, Int64
 from scipy import stats as distributions
 from torch import Tensor
 
+from husai.activations import Activations
 from husai.config import require
 from husai.evidence import Estimate
 from husai.language.gpt import GPTs
@@ -63,14 +64,25 @@ Residuals = Mapping[tuple[str, int, str], Float[Tensor, "rows d_model"]]
 """{(style of the model, its position among the seeds, style of the texts): residuals at step onsets}."""
 
 
-def residuals(models: Mapping[str, GPTs], at: Mapping[str, Onsets], layer: int) -> Residuals:
-    """Return the residual stream of every model at the step onsets of both styles of texts."""
+def residuals(
+    models: Mapping[str, GPTs], at: Mapping[str, Onsets], layer: int, own: Mapping[str, Sequence[Activations]]
+) -> Residuals:
+    """Return the residual stream of every model at the step onsets of both styles of texts.
+
+    `own` holds what is known already, one entry a model: activations whose held-out rows are the real tokens of its own
+    style's texts. ValueError: other texts.
+    """
     found = {}
     for style, several in models.items():
         for i in range(len(several.seeds)):
             for corpus, where in at.items():
-                values = cells.residuals(several.select(i), where.texts, [layer])[layer]
-                found[style, i, corpus] = values[where.texts.before_onset[where.texts.real]]
+                real, marked = where.texts.real, where.texts.before_onset
+                if corpus == style:
+                    values = own[style][i].held_out
+                    require(len(values) == int(real.sum()), "own", f"{len(values)} rows", f"{int(real.sum())}")
+                else:
+                    values = cells.residuals(several.select(i), where.texts, [layer])[layer]
+                found[style, i, corpus] = values[marked[real]]
     return found
 
 
