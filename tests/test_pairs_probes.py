@@ -5,7 +5,7 @@ import pytest
 import torch
 from pairs_planted import CAUSAL, INERT, TEXTS_OF, pair, planted, sae
 
-from husai.pairs import bench, probes
+from husai.pairs import bench, probes, schemas
 from husai.pairs.bench import Bench
 from husai.tasks import generator
 
@@ -84,3 +84,14 @@ def test_every_pair_and_every_sae_is_probed() -> None:
     assert len(models) == 1 and len(latents) == 1 and len(latents[0]) == 1
     assert 0.5 < models[0].residual <= 1 and 0 <= latents[0][0].auc <= 1
     assert latents[0][0].top in range(6)
+
+
+def test_the_summary_and_the_artifact_are_of_models_and_saes(tmp_path) -> None:
+    one = probes.OfModel(0.9, 0.5, 0.8, 2.0, 1.0, 0.5, 0.2, 0.1, 0.05)
+    latents = [[probes.OfSAE(0.9, 0.5, 3)] * 3] * 3
+    short = probes.summary([one] * 3, latents)
+    assert short["onset_auc_gain"].value == pytest.approx(0.4) and short["onset_ablation_gap"].value == 1.0
+    assert short["patch_gap"].value == pytest.approx(0.15)
+    assert short["onset_auc_beyond_token"].value == pytest.approx(0.1)
+    content = {"profile": "smoke", "summary": short} | probes.artifact([one] * 3, latents, [0, 1, 2], "blocks.2")
+    schemas.write("three_probes", content, tmp_path)

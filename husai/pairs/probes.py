@@ -218,5 +218,3 @@ def patching(pair: Mapping[str, Bench], draws: int, seed: int) -> tuple[float, f
     shuffled = [changed(donated[rows]) for rows in order]
     random = [changed(own.x[reads] + gap * one) for one in noise]
     return changed(donated), float(np.mean(shuffled)), float(np.mean(random))
-
-

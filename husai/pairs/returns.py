@@ -21,7 +21,7 @@ from husai.evidence import Estimate
 from husai.pairs.bench import Bench, latents
 from husai.pairs.probes import OfSAE
 from husai.pairs.steering import Steered
-from husai.pairs.swaps import PerSeed
+from husai.pairs.swaps import NULLS, PerSeed
 from husai.saes import SAEBatch
 from husai.similarity import cosine_matrix, unit_rows
 
@@ -103,8 +103,6 @@ def same_labels(labels: Sequence[Any]) -> np.ndarray:
     return (column[:, None] == column).astype(float)[:, None, :, None]
 
 
-
-
 def conclusions(
     pairs: Sequence[Mapping[str, Bench]],
     saes: Sequence[SAEBatch],
@@ -128,8 +126,7 @@ def conclusions(
     for name, table in same.items():
         rows, signals = (torch.stack([torch.stack([one[side] for one in row]) for row in table]) for side in (0, 1))
         found[name] = identities(same_features(rows, signals))
-    names = ("random_direction", "random_feature", "shuffled_pair")
-    falls = [one.delta("adhd_attention_from_standard") < min(sum(map(one.deltas, names), [])) for one in swapped]
+    falls = [one.delta("adhd_attention_from_standard") < min(sum(map(one.deltas, NULLS), [])) for one in swapped]
     found |= {
         "inert": verdicts([[all(p.inert() for p in one.panels.values()) for one in row] for row in steered]),
         "swap": verdicts([[fall] for fall in falls]),

@@ -70,9 +70,7 @@ def panel(
     )  # fmt: skip
 
 
-def alike(
-    rates: Float[Tensor, " d_sae"], rate: float, n: int, without: Sequence[int] = ()
-) -> Int[Tensor, " n"]:
+def alike(rates: Float[Tensor, " d_sae"], rate: float, n: int, without: Sequence[int] = ()) -> Int[Tensor, " n"]:
     """Return the n latents whose firing rates are nearest to one, on a log scale; none that is silent or `without`.
 
     ValueError: fewer than n of them.

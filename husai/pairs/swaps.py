@@ -26,6 +26,8 @@ from husai.similarity import cosine_matrix, unit_rows
 
 SITES = {"attention": "hook_attn_out", "residual": "hook_resid_post"}
 """What is swapped, and the hook of a block where it stands."""
+NULLS = {"random_direction": "directions", "random_feature": "features", "shuffled_pair": "shuffled"}
+"""The nulls of a swap, and what comparisons with them are called."""
 SPAN = 32
 """Tokens back that an attention profile covers."""
 
@@ -281,12 +283,10 @@ def summary(found: Sequence[PerSeed]) -> dict[str, Estimate]:
         for name in one.interventions:
             if "_from_" in name:
                 row |= {f"{metric}_{name}": one.delta(name, metric) for metric in Outcome._fields}
-        nulls = {prefix: float(np.mean(one.deltas(prefix))) for prefix in ("random_direction", "random_feature",
-                                                                          "shuffled_pair")}  # fmt: skip
+        nulls = {name: float(np.mean(one.deltas(name))) for name in NULLS}
         swap = one.delta("adhd_attention_from_standard")
         row |= {f"spearman_{name}": value for name, value in nulls.items()}
-        row |= {f"swap_beyond_{short}": swap - nulls[name] for short, name in
-                (("directions", "random_direction"), ("features", "random_feature"), ("shuffled", "shuffled_pair"))}
+        row |= {f"swap_beyond_{short}": swap - nulls[name] for name, short in NULLS.items()}
         others, layout = float(np.mean(one.other_drops)), one.layout
         rest = np.delete(layout.gains, layout.adhd)
         row |= {
