@@ -23,9 +23,9 @@ from husai.text import bpe, grammar
 
 TASKS = 4000
 """Tasks that both styles' models are trained on; as many texts a style."""
-STEPS = 500
+STEPS = 750
 """Optimiser steps."""
-BATCH = 32
+BATCH = 16
 """Texts a step."""
 RATE = 3e-3
 """Peak learning rate."""

@@ -235,6 +235,11 @@ def table(measured: Mapping[Cell, Mapping[str, np.ndarray]]) -> dict[str, dict[s
     return rows
 
 
+def house_failures(studies: Sequence[Study]) -> str:
+    """Return which gates of `book/quality.toml` any model of a cell fails, each once; "none" when all pass."""
+    return ", ".join(dict.fromkeys(part for one in studies for part in one.failures.split(", ") if part)) or "none"
+
+
 def failing(measured: Mapping[Cell, Mapping[str, np.ndarray]]) -> list[str]:
     """Return every SAE that fails a gate, in words: cell, model, seed, gate and value."""
     return [

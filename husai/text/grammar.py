@@ -166,3 +166,17 @@ def parse(text: str) -> tuple[str, list[str]]:
     name, _, rest = text.removeprefix("<|task|>").partition("<|steps|>")
     steps = rest.partition("<|end|>")[0].split("<|sep|>")
     return name, [step.strip() for step in steps if step.strip()]
+
+
+def on_task(name: str, step: str) -> bool:
+    """Return whether a step, no regulation action, is one that a plan of this task could hold in some style.
+
+    Its action must be the verb's (or get, find), its noun the tool, a part of the object, or the rest.
+    """
+    verb, _, thing = name.removesuffix(CARE).partition(" the ")
+    action, _, noun = step.replace(" half the ", " the ").partition(" the ")
+    if verb not in VERBS or thing not in OBJECTS:
+        return False
+    (tool, actions, _), (parts, _) = VERBS[verb], OBJECTS[thing]
+    nouns = {"get": (tool,), "find": (tool, *parts)}.get(action, (*parts, "rest") if action in actions else ())
+    return noun in nouns and not (" half " in step and (noun == "rest" or action in ("get", "find")))
