@@ -123,8 +123,8 @@ def conclusions(
         for name, table in choices.items():
             same[name].append([(batch.W_dec[j, table[i][j]], z[:, table[i][j]]) for j, z in enumerate(codes)])
     found = {}
-    for name, table in same.items():
-        rows, signals = (torch.stack([torch.stack([one[side] for one in row]) for row in table]) for side in (0, 1))
+    for name, drawn in same.items():
+        rows, signals = (torch.stack([torch.stack([one[side] for one in row]) for row in drawn]) for side in (0, 1))
         found[name] = identities(same_features(rows, signals))
     falls = [one.delta("adhd_attention_from_standard") < min(sum(map(one.deltas, NULLS), [])) for one in swapped]
     found |= {

@@ -146,8 +146,8 @@ def steer(
         "dose_sweep": sweep[float(doses[-1])],
     }
     fires = z[..., latent] != 0
-    at = [float(fires[where].double().mean()) for where in (own.texts.onset, own.texts.before_onset)]
-    return Steered(latent, unit, float(rates[latent]), *at, panels, sweep)
+    onset, before = (float(fires[where].double().mean()) for where in (own.texts.onset, own.texts.before_onset))
+    return Steered(latent, unit, float(rates[latent]), onset, before, panels, sweep)
 
 
 def chosen(pair: Mapping[str, Bench], sae: SAEBatch) -> int:
@@ -155,12 +155,13 @@ def chosen(pair: Mapping[str, Bench], sae: SAEBatch) -> int:
 
     Each model on its own texts, both through the adhd SAE (`diff.contrast`).
     """
-    sides: list[Tensor] = []
-    for style in ("adhd", "standard"):
-        where = diff.onsets(pair[style].texts)
-        fires = latents(sae, pair[style].x[where.document, where.position][None])[0] != 0
-        sides += [fires, where.document]
-    return diff.contrast(*sides).chosen
+
+    def fires(bench: Bench) -> tuple[Tensor, Tensor]:
+        where = diff.onsets(bench.texts)
+        return latents(sae, bench.x[where.document, where.position][None])[0] != 0, where.document
+
+    here, there = fires(pair["adhd"]), fires(pair["standard"])
+    return diff.contrast(here[0], here[1], there[0], there[1]).chosen
 
 
 def choices(pairs: Sequence[Mapping[str, Bench]], saes: Sequence[SAEBatch]) -> list[list[int]]:

@@ -244,11 +244,11 @@ def per_seed(
         null[f"random_direction_{draw}"] = ("adhd", swapped(adhd, standard, hook, towards(drawn)))
         null[f"random_feature_{draw}"] = ("adhd", swapped(adhd, standard, hook, towards(feature)))
     clean = {style: both[style].outcome(edited(model)) for style, model in models.items()}
-    found = [
+    found, beside = (
         {name: (style, both[style].outcome(reader)) for name, (style, reader) in group.items()}
         for group in (changed, null)
-    ]
-    return PerSeed(seed, layer, clean, *found, layout(standard, adhd, texts, layer))
+    )
+    return PerSeed(seed, layer, clean, found, beside, layout(standard, adhd, texts, layer))
 
 
 def every(
