@@ -184,7 +184,8 @@ def judge(sae: SAEBatch, bags: Bags, draws: int, seed: int = 0) -> dict[str, Jud
     require(draws >= 1, "draws", draws, "at least one draw")
     sums, order = add_up(sae, bags), bags.pair.argsort(stable=True)
     pair, side = bags.pair[order], bags.side[order]
-    found, drawn = scores(sums, bags.pair, bags.side), {}
+    found = scores(sums, bags.pair, bags.side)
+    drawn: dict[str, Tensor] = {}
     for across in (False, True):
         moves = [reassigned(bags, stream_seed(seed, str(draw)), across) for draw in range(draws)]
         rows = [scores(Sums(sums.sums[moved], sums.counts[moved]), pair, side) for moved in moves]
@@ -213,7 +214,8 @@ def controls(one: Study) -> dict[str, SAEBatch]:
     "N0": isotropic rows; "N2": rows with the covariance of the data. ValueError: activations in shards.
     """
     made, rows = one.saes, one.activations.fit
-    require(isinstance(rows, Tensor), "one", "activations in shards", "activations in memory")
+    if not isinstance(rows, Tensor):
+        raise ValueError("one has activations in shards; wanted activations in memory")
     drawn = {
         kind: stack([random_dictionary(made[i], rows, kind, seed) for i, seed in enumerate(one.seeds)])
         for kind in KINDS[1:]

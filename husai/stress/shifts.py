@@ -24,6 +24,8 @@ from husai.text.corpus import TOPICS
 
 PROBED = 2048
 """Most rows that a probe is fitted on, and most that it is judged on."""
+JUDGED = 4096
+"""Most rows of a part on which SAEs are judged, from its first on: documents come in random order."""
 READ = 5
 """Latents that a probe reads: the most of the sources'."""
 
@@ -34,6 +36,10 @@ class Part(NamedTuple):
     values: Float[Tensor, "n d_model"]
     labels: Bool[Tensor, " n"]
     """What a probe is asked for."""
+
+    def first(self, rows: int) -> "Part":
+        """Return at most so many of its rows."""
+        return Part(self.values[:rows], self.labels[:rows])
 
 
 class Shift(NamedTuple):
@@ -152,7 +158,7 @@ def over(values: np.ndarray) -> Estimate:
 
 def less(study: Study, shift: Shift, name: str, than: str) -> Estimate:
     """Return how much less FVU one part outside costs than another, paired over the seeds of one study."""
-    first, second = (_fvu(study, shift.outside[part].values) for part in (than, name))
+    first, second = (_fvu(study, shift.outside[part].first(JUDGED).values) for part in (than, name))
     return stats.difference(first, second)
 
 
@@ -165,7 +171,8 @@ def _one(study: Study, shift: Shift) -> dict[tuple[str, str], np.ndarray]:
     acts = shift.inside
     held = acts.training if bool(acts.training.all()) else ~acts.training
     found = {}
-    for side, part in {"": Part(acts.held_out, shift.labels[held]), **shift.outside}.items():
+    for side, whole in {"": Part(acts.held_out, shift.labels[held]), **shift.outside}.items():
+        part = whole.first(JUDGED)
         rates = list(study.saes.firing(part.values))
         found["fvu", side] = np.array(_fvu(study, part.values))
         found["agreement", side] = score_matrix("frequency_weighted_max_cosine", [*study.saes.W_dec], rates)
@@ -178,5 +185,5 @@ def _auc(sae: SAEBatch, shift: Shift, part: Part) -> float:
     rows = shift.inside.training.nonzero()[:, 0]
     rows = rows[torch.randperm(len(rows), generator=generator(0, "stress/probe"))[:PROBED]]
     code = encoder(sae)
-    judged = code(part.values[:PROBED]), part.labels[:PROBED]
-    return sparse_probe(code(shift.inside.values[rows]), shift.labels[rows], *judged, READ).auc  # type: ignore[index]
+    judged = code(part.first(PROBED).values), part.first(PROBED).labels
+    return sparse_probe(code(shift.inside.values[rows]), shift.labels[rows], *judged, READ).auc  # type: ignore[index,arg-type]
