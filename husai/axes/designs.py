@@ -106,7 +106,7 @@ def marginal(cells: Mapping[Cell, Candidate], axis: str, factor: str) -> dict[in
 def panel(
     cells: Mapping[Cell, Candidate], factor: str, lines: Mapping[str, str]
 ) -> tuple[str, dict[str, tuple[list[int], list[Estimate]]]]:
-    """Return `marginal` of several named axes as `plots.interval_panels` draws them: (x label, {name: (levels, means)}).
+    """Return `marginal` of named axes as `plots.interval_panels` draws them: (x label, {name: (levels, means)}).
 
     ValueError: a factor that does not exist.
     """
