@@ -75,5 +75,7 @@ def test_a_factor_with_one_level_has_no_slope() -> None:
 def test_the_mean_at_a_level_is_over_all_others() -> None:
     found = designs.marginal(planted(), "auc", "depth")
     assert list(found) == [0, 1, 3] and found[0].value - found[3].value == pytest.approx(0.09)
+    label, rows = designs.panel(planted(), "depth", {"probing": "auc"})
+    assert label == "blocks before the hook" and rows["probing"] == ([0, 1, 3], list(found.values()))
     with pytest.raises(ValueError, match="factor"):
         designs.marginal(planted(), "auc", "layers")

@@ -12,8 +12,8 @@ from husai.config import TrainConfig, require
 from husai.evidence import Estimate
 from husai.recipes import converged
 
-FACTORS = ("tokens", "depth", "width")
-"""What a scaling grid varies: training tokens and width by their logarithm to base 2, depth in blocks."""
+FACTORS = {"tokens": "rows that are trained on", "depth": "blocks before the hook", "width": "latents"}
+"""What a scaling grid varies; slopes are for twice the tokens, one block, twice the width."""
 
 Cell = tuple[int, int, int]
 """Tokens, depth and width of one cell of a scaling grid."""
@@ -61,7 +61,7 @@ def grid(
     `sites` holds the activations after so many blocks. A smaller number of tokens is a random part of the training
     rows; the held-out rows stay. ValueError: more tokens than a site has for training.
     """
-    parts = {}
+    parts: dict[tuple[int, int], Activations] = {}
     for depth, acts in sites.items():
         rows = int(acts.training.sum())
         require(max(tokens) <= rows, "tokens", max(tokens), f"at most the {rows} training rows after {depth} blocks")
@@ -96,8 +96,19 @@ def marginal(cells: Mapping[Cell, Candidate], axis: str, factor: str) -> dict[in
 
     ValueError: a factor that does not exist.
     """
-    require(factor in FACTORS, "factor", factor, f"one of {FACTORS}")
-    index = FACTORS.index(factor)
+    require(factor in FACTORS, "factor", factor, f"one of {sorted(FACTORS)}")
+    index = list(FACTORS).index(factor)
     levels = sorted({cell[index] for cell in cells})
     rows = {level: [one.on(axis) for cell, one in cells.items() if cell[index] == level] for level in levels}
     return {level: stats.mean(np.mean(found, 0)) for level, found in rows.items()}
+
+
+def panel(
+    cells: Mapping[Cell, Candidate], factor: str, lines: Mapping[str, str]
+) -> tuple[str, dict[str, tuple[list[int], list[Estimate]]]]:
+    """Return `marginal` of named axes as `plots.interval_panels` draws them: (x label, {name: (levels, means)}).
+
+    ValueError: a factor that does not exist.
+    """
+    found = {name: marginal(cells, axis, factor) for name, axis in lines.items()}
+    return FACTORS[factor], {name: (list(means), list(means.values())) for name, means in found.items()}
