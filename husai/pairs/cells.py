@@ -33,6 +33,8 @@ CELLS: tuple[Cell, ...] = (*(("standard", layer) for layer in range(4)), *(("adh
 """The published cells: the standard model's layers 0-3, the adhd model's 1-3."""
 WIDE: tuple[Cell, ...] = (("standard", 3), ("adhd", 2))
 """The cells that are trained at the published expansion too."""
+EXPANSION = 8
+"""Published latents a dimension, 4096 for 512."""
 GATES = {"explained variance": 0.85, "dead share": 0.02, "CE recovered": 0.9}
 """Written before the run. The first two are the source's; a latent is dead if no held-out token makes it fire."""
 BATCH = 256
