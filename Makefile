@@ -115,4 +115,4 @@ lab: $(ENV)  ## JupyterLab on the notebooks (installed at first use)
 	$(PY) -m jupyterlab notebooks
 
 clean:  ## remove what builds wrote; keeps .venv and artifacts (trained models)
-	rm -rf _build .snakemake .pytest_cache .mypy_cache .ruff_cache book/executed book/results book/figures
+	rm -rf _build .snakemake .pytest_cache .mypy_cache .ruff_cache book/executed book/results book/figures book/saes book/published

@@ -23,7 +23,7 @@ DECLARED = {"75": ["book/gates.toml", "book/selection.toml"]}  # what a notebook
 # The seven follow-up experiments of the stability paper: one-layer ground truth, subspaces, effective rank as a
 # predictor, contrastive alignment, interventions, pinning, a language model.
 FOLLOWUPS = ["35", "51", "36", "43", "52", "44", "61"]
-GENERATED = ("executed", "results", "figures")
+GENERATED = ("executed", "results", "figures", "saes", "published")
 PROSE = [
     str(path) for path in sorted(Path("book").rglob("*"))
     if path.is_file() and path.parts[1] not in GENERATED and "__pycache__" not in path.parts

@@ -89,6 +89,9 @@ def test_generation_is_seeded_greedy_at_zero_and_obeys_hooks() -> None:
     first = ours.generate(prompts, 3)
     assert first == ours.generate(prompts, 3) != ours.generate(prompts, 4)
     assert all(text.startswith(prompt) for row in first for text, prompt in zip(row, prompts, strict=True))
+    twins = ours._replace(parameters={n: v[:1].expand(3, *v.shape[1:]) for n, v in ours.parameters.items()})
+    assert len({row[0] for row in twins.generate(prompts)}) == 3, "each model seed draws for itself"
+    assert ours.select(1).generate(prompts, 3) == [first[1]]
     greedy = ours.generate(prompts[:1], temperature=0.0)[1][0]
     ids = ours.tokenizer.encode(prompts[0])
     for _ in range(CONFIG.context - len(ids)):

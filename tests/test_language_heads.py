@@ -61,13 +61,6 @@ def test_contrasts_find_a_shared_start_and_no_distance_between_styles() -> None:
     assert list(rows) == ["styles, same seed", "styles, other seeds", "standard", "adhd", "other layer", "untrained"]
 
 
-def test_untrained_models_share_nothing_with_the_start_of_the_trained() -> None:
-    ours = models()
-    other = heads.untrained(ours)
-    assert other.config == ours.config
-    assert not any(torch.equal(v, ours.parameters[n]) for n, v in other.parameters.items() if v.ndim == 3)
-
-
 def test_too_long_a_profile_is_refused() -> None:
     with pytest.raises(ValueError, match="distances is 200"):
         heads.profiles(models(), OF, 200)

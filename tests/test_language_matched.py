@@ -7,7 +7,7 @@ import torch
 
 from husai import artifacts
 from husai.language import matched
-from husai.language.gpt import GPTConfig
+from husai.language.gpt import GPTConfig, initialise
 from husai.text.grammar import REGULATION, STYLES, held_out, parse
 
 TINY = GPTConfig(n_layers=2, n_heads=2, d_model=32, d_mlp=64)
@@ -75,3 +75,12 @@ def test_the_rate_warms_up_and_falls() -> None:
 def test_refusals(call, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_untrained_models_share_nothing_with_the_start_of_the_trained() -> None:
+    other, start = matched.untrained("adhd", [0, 1], TINY), initialise(TINY, [0, 1])
+    assert (other.config, other.style, other.seeds) == (TINY, "adhd", (0, 1))
+    assert {n: v.shape for n, v in other.parameters.items()} == {n: v.shape for n, v in start.items()}
+    assert not any(torch.equal(v, start[n]) for n, v in other.parameters.items() if v.ndim == 3)
+    with pytest.raises(ValueError, match="style is 'terse'"):
+        matched.untrained("terse", [0], TINY)

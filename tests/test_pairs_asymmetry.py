@@ -64,6 +64,27 @@ def test_the_planted_feature_is_found_by_every_seed_on_every_model(survey):
     assert summary["silent"].value == 1 and summary["no_function"].value == 1 and summary["no_decoder"].value == 0
 
 
+def test_another_models_axes_are_found_and_what_it_lacks_stays_lacking():
+    """The same residuals in turned axes come back; a coordinate that the other model does not have does not."""
+    draw = torch.Generator().manual_seed(0)
+    shared = {corpus: torch.randn(400, D, generator=draw) for corpus in LEVEL}
+    turn = torch.linalg.qr(torch.randn(D, D, generator=draw)).Q
+    values = {("adhd", 0, corpus): x for corpus, x in shared.items()}
+    values |= {("adhd", 1, corpus): x @ turn + 1 for corpus, x in shared.items()}
+    poorer = torch.eye(D)
+    poorer[0, 0] = 0
+    values |= {("standard", 1, corpus): x @ poorer @ turn for corpus, x in shared.items()}
+    same = asymmetry.on_axes_of(values, ("adhd", 0), ("adhd", 1))
+    assert torch.allclose(same, shared["adhd"], atol=1e-3)
+    lacking = asymmetry.on_axes_of(values, ("adhd", 0), ("standard", 1))
+    assert torch.allclose(lacking[:, 1:], shared["standard"][:, 1:], atol=0.3)
+    assert float(lacking[:, 0].std()) < 0.3 < float(shared["standard"][:, 0].std())
+
+
+def test_a_table_shows_contexts_in_words():
+    assert asymmetry.shown(["a<|sep|> | sip water"]) == "“a,  | sip water”"
+
+
 def test_it_comes_back_under_other_seeds_and_is_the_one_that_is_chosen(survey):
     found = survey[0].returns()
     for scope in ("seed", "model"):

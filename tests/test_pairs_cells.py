@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from husai.config import SAEConfig
+from husai.evidence import Estimate
 from husai.language import matched
 from husai.language.gpt import GPTConfig, GPTs, initialise
 from husai.pairs import cells
@@ -119,6 +120,31 @@ def test_what_is_not_a_number_passes_no_gate():
     for key in cells.GATES:
         states = cells.passed(measured(**{key.replace(" ", "_"): {(0, 0): float("nan")}}))
         assert not states[key][0, 0] and states[key].sum() == 11
+
+
+def test_the_worst_of_all_cells_has_the_worst_of_each_end():
+    """One cell is a little better on average and far less sure: its lower end counts, not that of the worst mean."""
+    sure, unsure = Estimate(0.86, 0.855, 0.865, 3), Estimate(0.87, 0.80, 0.94, 3)
+    least, most = cells.worst([sure, unsure], min), cells.worst([sure, unsure], max)
+    assert (least.value, least.low, least.high) == (0.86, 0.80, 0.865)
+    assert (most.value, most.low, most.high) == (0.87, 0.855, 0.94)
+
+
+def test_one_model_gives_an_interval_over_its_seeds():
+    one = {key: table[:1] for key, table in measured(explained_variance={(0, 1): 0.8}).items()}
+    found = cells.summary({("adhd", 2): one})
+    assert found["fve_least"].value == pytest.approx(0.875) and found["fve_least"].n == 4
+    assert found["fve_least"].low < 0.85 < found["fve_least"].high and (found["saes"], found["passing"]) == (4, 3)
+
+
+def test_trained_nulls_read_shuffled_activations_and_untrained_models(models):
+    cell, adhd = ("adhd", 1), models["adhd"]
+    data = cells.collect(models, 300, 300, [cell])[cell]
+    found = cells.null_arms(1, data, adhd, 300, 300)
+    for real, shuffled, fresh in zip(data, found["N4"], found["N5"], strict=True):
+        assert torch.equal(real.values.sort(0).values, shuffled.values.sort(0).values)
+        assert not torch.equal(real.fit, shuffled.fit)
+        assert fresh.fit.shape == real.fit.shape and not torch.allclose(fresh.fit, real.fit, atol=0.1)
 
 
 def test_the_summary_is_about_the_weakest_cell():

@@ -93,6 +93,15 @@ def test_the_same_features_in_another_order_all_come_back():
     assert other.chosen == 0
 
 
+def test_firing_in_one_style_alone_is_no_more_than_chance():
+    """Two latents that are on at nine of ten adhd onsets, for nothing in common, correlate over both styles."""
+    draw = torch.Generator().manual_seed(0)
+    one, two = (torch.cat([(torch.rand(800, 1, generator=draw) < 0.9).float(), torch.zeros(800, 1)]) for _ in range(2))
+    a, b = (diff.Reader(torch.eye(1), x, torch.tensor([True]), 0, 800) for x in (one, two))
+    found = diff.returns(a, b, same_model=False)
+    assert found.function == found.chance == 1
+
+
 def test_features_that_do_something_else_do_not_come_back():
     (x, _), (y, _) = planted(1, 0.4), planted(2, 0.4)
     a, b = reader(identity_sae(), x, [0, 1], 0), reader(identity_sae(), y, [0, 1], 0)

@@ -6,14 +6,17 @@ import pytest
 import torch
 from pairs_planted import CAUSAL, CONFIG, INERT, pair, planted, sae, texts
 
-from husai.pairs import bench, returns, schemas, steering, swaps
+from husai.language import matched
+from husai.pairs import bench, edits, returns, schemas, steering, swaps
 from husai.pairs.bench import Bench
 from husai.pairs.probes import OfSAE
 from husai.saes import stack
 
 EYE = torch.eye(16)
-TEXTS = texts(8)
+TEXTS = texts(4)
 DOSES = [0.5, 1.0, 2.0]
+PAIR = [0.5, 1.0]
+"""The fewest doses, for whole grids."""
 
 
 @cache
@@ -53,6 +56,22 @@ def test_without_a_change_the_benches_say_what_the_model_says() -> None:
     assert float(bench.base.mean()) > float(Bench(planted("adhd"), 0, TEXTS["adhd"]).base.mean()) + 0.01
 
 
+def test_the_first_step_of_a_text_is_not_read() -> None:
+    """No text opens with a regulation action: its first onset tells nothing of one."""
+    of = TEXTS["adhd"]
+    left_out = of.before_onset & ~edits.reads(of)
+    assert (left_out.sum(1) == 1).all() and (edits.reads(of).sum(1) == of.n_steps - 1).all()
+    steps = matched.tokenizer(CONFIG.vocabulary).id("<|steps|>")
+    assert (of.tokens[left_out] == steps).all()
+
+
+def test_a_control_that_does_no_more_than_random_pushes_lets_no_panel_be_judged() -> None:
+    steered = grid(INERT)[2]
+    same = [[one._replace(panels={n: p._replace(null=p.control - 0.01) for n, p in one.panels.items()}) for one in row]
+            for row in steered]  # fmt: skip
+    assert not any(steering.summary(same)[f"control_{name}"] for name in steering.PANELS)
+
+
 def test_alike_takes_the_nearest_rates_and_no_silent_latent() -> None:
     rates = torch.tensor([0.1, 0.0, 0.11, 0.5, 0.09])
     assert steering.alike(rates, 0.1, 2, [0]).tolist() == [2, 4]
@@ -67,7 +86,7 @@ def test_the_chosen_feature_fires_at_the_onsets_of_one_style_alone() -> None:
     batch = sae(EYE[:4])
     batch.W_enc[0, INERT, 2] = 1.0
     batch.b_enc[0] = torch.tensor([1.0, 1.0, -10.0, 1.0])
-    assert steering.chosen(bench.benches(one, TEXTS, 0)[0], batch) == 2
+    assert steering.choices(one, TEXTS, [batch], 0) == [[2]]
 
 
 def test_what_cannot_be_steered_is_refused() -> None:
@@ -87,8 +106,9 @@ def grid(direction: int):
     """Three pairs of models, three SAEs of each that agree; every latent but the steered one is another coordinate."""
     models = [pair(0.0, seed) for seed in range(3)]
     pairs = [bench.benches(one, TEXTS, 0)[0] for one in models]
-    saes = [stack([sae(EYE[[direction, 3, 4, 5, 6, 7]])] * 3) for _ in models]
-    return pairs, saes, steering.every(pairs, saes, [[0] * 3] * 3, DOSES, 2)
+    one = sae(EYE[[direction, 3, 4, 5, 6, 7]])
+    steered = [row * 3 for row in steering.every(pairs, [one] * 3, [[0]] * 3, PAIR, 2)]
+    return pairs, [stack([one] * 3) for _ in models], steered
 
 
 def test_the_summary_calls_a_null_a_finding_only_where_the_control_moves(tmp_path) -> None:
@@ -106,10 +126,8 @@ def test_the_summary_calls_a_null_a_finding_only_where_the_control_moves(tmp_pat
 
 def test_conclusions_come_back_where_all_draws_are_alike() -> None:
     pairs, saes, steered = grid(CAUSAL)
-    models = [pair(3.0, seed, head=1) for seed in range(3)]
-    swapped = [
-        swaps.per_seed(one["standard"], one["adhd"], TEXTS, EYE[3:5], layer=1, draws=1, written=12) for one in models
-    ]
+    one = pair(3.0, head=1)
+    swapped = 3 * [swaps.per_seed(one["standard"], one["adhd"], TEXTS, EYE[3:5], layer=1, draws=1, written=6)]
     probed = [[OfSAE(0.9, 0.5, 0)] * 3] * 3
     found = returns.conclusions(pairs, saes, swapped, steered, probed)
     assert found["inert"].holds.value == 0 and found["inert"].model.value == found["inert"].sae.value == 1

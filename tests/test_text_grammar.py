@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from husai.text import grammar
-from husai.text.grammar import REGULATION, held_out, parse, render, tasks, write
+from husai.text.grammar import CARE, REGULATION, held_out, parse, render, tasks, write
 
 
 def test_a_text_has_the_published_format_and_parses_back() -> None:
@@ -66,6 +66,7 @@ def test_tasks_are_seeded_and_held_out_names_are_not_trained_on() -> None:
     training, held = ({task.name for task in tasks(2000, 0, which)} for which in ("training", "held_out"))
     assert not training & held and all(map(held_out, held)) and len(training | held) == 192
     assert 0.1 < len(held) / 192 < 0.3
+    assert not {name.removesuffix(CARE) for name in held} & {name.removesuffix(CARE) for name in training}
 
 
 @pytest.mark.parametrize(

@@ -223,7 +223,8 @@ class GPTs(NamedTuple):
     ) -> list[list[str]]:
         """Return every model seed's continuation of every prompt, prompt included, up to <|end|> or the full context.
 
-        Every token is drawn at `temperature` (0: the likeliest); hooks see one position a call after the prompt.
+        Every token is drawn at `temperature` (0: the likeliest), from a stream of each model seed's own; hooks see one
+        position a call after the prompt.
         ValueError: prompts longer than the context.
         """
         ids = [self.tokenizer.encode(text) for text in prompts]
@@ -239,13 +240,14 @@ class GPTs(NamedTuple):
     def _continued(
         self, prompts: Int[Tensor, "batch positions"], seed: int, temperature: float, hooks: Hooks | None
     ) -> Int[Tensor, "seeds batch more"]:
-        end, draw = self.tokenizer.id("<|end|>"), generator(seed, "gpt/generate")
+        end = self.tokenizer.id("<|end|>")
+        draws = [generator(seed, f"gpt/generate/{of}/{prompts.shape[1]}") for of in self.seeds]
         tokens = prompts.expand(len(self.seeds), *prompts.shape)
         rows, ended = [tokens], torch.zeros(tokens.shape[:2], dtype=torch.bool)
         keys: dict[str, Tensor] = {}
         for _ in range(self.config.context - prompts.shape[1]):
             logits = forward(self.parameters, rows[-1], self.config, hooks, keys)[:, :, -1].cpu()
-            noise = torch.rand(logits.shape[1:], generator=draw).clamp_min(1e-20)  # one draw for all seeds
+            noise = torch.stack([torch.rand(logits.shape[1:], generator=draw) for draw in draws]).clamp_min(1e-20)
             gumbel = -(-noise.log()).log() if temperature else torch.zeros_like(noise)
             chosen = (logits / (temperature or 1.0) + gumbel).argmax(-1).masked_fill(ended, 0)
             ended = ended | (chosen == end)

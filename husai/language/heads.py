@@ -13,7 +13,7 @@ from torch import Tensor
 
 from husai import stats
 from husai.evidence import Estimate
-from husai.language.gpt import GPTs, initialise
+from husai.language.gpt import GPTs
 from husai.language.matched import Texts
 
 Profiles = Float[Tensor, "seeds layers heads distances"]
@@ -63,11 +63,6 @@ def scores(
             rows, columns = linear_sum_assignment(-table)
             found[:, i, j] = table.diagonal().mean(), table[rows, columns].mean(), table.max()
     return dict(zip(KINDS, found, strict=True))
-
-
-def untrained(models: GPTs) -> GPTs:
-    """Return GPTs of the same shape with fresh random weights, other draws than the trained ones started from."""
-    return models._replace(parameters=initialise(models.config, [seed + 10_000 for seed in models.seeds]))
 
 
 def tables(

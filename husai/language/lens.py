@@ -73,8 +73,11 @@ def openings(style: str, models: GPTs) -> Tensor:
 
 
 def chance(models: GPTs) -> float:
-    """Return log10 P(regulation) of a layer that says nothing: every token of the tokenizer is as likely."""
-    return math.log10(len(regulation_ids(models.tokenizer)) / models.tokenizer.vocabulary)
+    """Return log10 P(regulation) of a layer that says nothing: all entries of the softmax are equally likely.
+
+    These are `config.vocabulary`, more than the tokenizer has ids where the texts did not fill its vocabulary.
+    """
+    return math.log10(len(regulation_ids(models.tokenizer)) / models.config.vocabulary)
 
 
 def summary(found: Mapping[str, Onsets], layer: int = 2) -> dict[str, Estimate]:

@@ -131,6 +131,16 @@ def matched(
     return load(folder(style, seeds, config, tasks, steps, batch, rate))
 
 
+def untrained(style: str, seeds: Sequence[int], config: GPTConfig = SMALL) -> GPTs:
+    """Return GPTs at initialisation, other draws than the trained ones of these seeds started from: null N5.
+
+    ValueError: an unknown style.
+    """
+    require(style in grammar.STYLES, "style", style, f"one of {grammar.STYLES}")
+    parameters = initialise(config, [seed + 10_000 for seed in seeds])
+    return GPTs(config, style, tuple(seeds), parameters, tokenizer(config.vocabulary))
+
+
 def folder(
     style: str, seeds: Sequence[int], config: GPTConfig = SMALL, tasks: int = TASKS, steps: int = STEPS,
     batch: int = BATCH, rate: float = RATE,

@@ -36,10 +36,10 @@ class Survey:
     contrasts: Mapping[Key, Contrast]
     """On the adhd model and on its pair."""
     foreign: Mapping[tuple[str, int, int], list[Contrast]]
-    """The same SAE on its own model against every other pair's model of a style."""
+    """The same SAE on its own model against every other pair's model of a style, mapped to its own model's axes."""
     senses: Mapping[Key, Senses]
     misfit: Mapping[tuple[str, int, int], list[float]]
-    """FVU of each SAE at step onsets of its "own" model, of its "pair", and of the other pairs' models of a style."""
+    """FVU of each SAE at step onsets of its "own" model, of its "pair", and of other pairs' models, mapped."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -103,9 +103,9 @@ class Survey:
         found = {}
         for name in Return._fields:
             tables = [[[getattr(one, name) for one in row] for row in table] for table in within]
-            found[f"seed_{name}"] = comparison.summarise(diff.symmetric(tables))
+            found[f"seed_{name}"] = comparison.summarise(symmetric(tables))
             if name != "decoder":
-                found[f"model_{name}"] = stats.pairwise(diff.symmetric([[one[name] for one in row] for row in across]))
+                found[f"model_{name}"] = stats.pairwise(symmetric([[one[name] for one in row] for row in across]))
         for scope in ("seed", "model"):
             values = found[f"{scope}_function"], found[f"{scope}_chance"]
             require(all(np.isfinite(one.value) for one in values), scope, values, "finite shares")
@@ -140,8 +140,11 @@ def survey(studies: Mapping[str, Sequence[Study]], values: Residuals, at: Mappin
             here, known = _read(sae, values["adhd", i, "adhd"])
             misfit[("own", *key)] = [known]
 
-            def compared(style: str, j: int, here: Tensor = here, sae: SAEBatch = sae) -> tuple[Contrast, float]:
-                there, unknown = _read(sae, values[style, j, style])
+            def compared(
+                style: str, j: int, here: Tensor = here, sae: SAEBatch = sae, i: int = i
+            ) -> tuple[Contrast, float]:
+                other = values[style, j, style] if i == j else on_axes_of(values, ("adhd", i), (style, j))
+                there, unknown = _read(sae, other)
                 return diff.contrast(here, at["adhd"].document, there, at[style].document), unknown
 
             contrasts[key], unknown = compared("standard", i)
@@ -157,6 +160,30 @@ def survey(studies: Mapping[str, Sequence[Study]], values: Residuals, at: Mappin
     return Survey(studies, at, readers, contrasts, foreign, senses, misfit)
 
 
+def on_axes_of(
+    values: Mapping[tuple[str, int, str], Tensor], target: tuple[str, int], source: tuple[str, int]
+) -> Float[Tensor, "rows d_model"]:  # fmt: skip
+    """Return what a source model makes of the onsets of its own style, mapped to the axes of a target model.
+
+    Models that started from other weights share no axes, so an SAE of one reads nothing of another. The map is affine:
+    least squares, with a small ridge, between what both make of the same tokens, the onsets of both styles.
+    """
+    x, y = (torch.cat([values[*model, corpus] for corpus in OTHER]).double() for model in (source, target))
+    rows = x - x.mean(0)
+    gram = rows.T @ rows
+    ridge = 1e-6 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    weight = torch.linalg.solve(gram + ridge, rows.T @ (y - y.mean(0)))
+    return ((values[*source, source[0]].double() - x.mean(0)) @ weight + y.mean(0)).float()
+
+
+def symmetric(table: Sequence[Sequence[Any]]) -> np.ndarray:
+    """Return the mean of both directions, [..., n, n] with diagonals of 0."""
+    values = np.array(table, float)
+    values = (values + values.swapaxes(-1, -2)) / 2
+    values[..., np.eye(values.shape[-1], dtype=bool)] = 0
+    return values
+
+
 def _read(sae: SAEBatch, x: Float[Tensor, "rows d_model"]) -> tuple[Bool[Tensor, "rows latents"], float]:
     """Return which latents fire on rows, and the FVU there, centred by the rows' own mean."""
     z = sae.encode(x)
@@ -169,7 +196,8 @@ def reader(
     """Return one SAE's decoder and its latents on its own model, at the step onsets of both styles of texts."""
     codes = torch.cat([sae.encode(values[style, i, corpus])[0] for corpus in OTHER])
     none = torch.zeros(codes.shape[1], dtype=torch.bool)
-    return Reader(sae.W_dec[0], codes, none if asymmetric is None else asymmetric, chosen)
+    split = len(values[style, i, "adhd"])
+    return Reader(sae.W_dec[0], codes, none if asymmetric is None else asymmetric, chosen, split)
 
 
 COLUMNS = ("feature", "rate_adhd", "rate_standard", "fired_adhd", "fired_standard", "ratio", "q", "silent",
@@ -179,9 +207,18 @@ NONE = {"feature": "none", "rate_adhd": "none", "rate_standard": "none", "fired_
 """What stands for the first feature where no latent is asymmetric."""
 
 
+MARKS = {"<|task|>": "Task: ", "<|steps|>": " – ", "<|sep|>": ", ", "<|end|>": ".", "<|pad|>": ""}
+"""How a reader sees the marks of a text."""
+
+
 def shown(value: Any) -> str:
-    """Return the text of a table's entry: contexts one after another, numbers as everywhere."""
-    return "; ".join(value) if isinstance(value, list) else format_value(value)
+    """Return the text of a table's entry: contexts one after another in words, numbers as everywhere."""
+    if not isinstance(value, list):
+        return format_value(value)
+    texts = "; ".join(f"“{text}”" for text in value)
+    for mark, words in MARKS.items():
+        texts = texts.replace(mark, words)
+    return texts
 
 
 def features(found: Survey, key: Key, tokenizer: Tokenizer, contexts: int = 3) -> list[dict[str, Any]]:

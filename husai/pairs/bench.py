@@ -12,7 +12,7 @@ from torch import Tensor
 from husai.config import require
 from husai.language.gpt import GPTs
 from husai.language.matched import Texts, regulation_ids
-from husai.pairs.edits import above, only, recorded, regulation
+from husai.pairs.edits import above, only, reads, recorded, regulation
 from husai.saes import ROWS, SAEBatch
 from husai.similarity import unit_rows
 from husai.tasks import generator
@@ -60,8 +60,8 @@ class Bench:
         return unit_rows((rows[self.wanted].mean(0) - rows[~self.wanted].mean(0))[None])[0]
 
     def probability(self, x: Float[Tensor, "texts positions d_model"]) -> Float[Tensor, " texts"]:
-        """Return the probability, per text, with these activations: where first tokens of steps are predicted."""
-        return regulation(self.logits(x), self.texts.before_onset, self.wanted)
+        """Return the probability, per text, with these activations: where first tokens of later steps are predicted."""
+        return regulation(self.logits(x), reads(self.texts), self.wanted)
 
     def push(
         self, amount: Float[Tensor, "texts positions"], directions: Float[Tensor, "n d_model"]

@@ -5,7 +5,8 @@ random factors: every cell has all SAE seeds on all models.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -30,6 +31,10 @@ Cell = tuple[str, int]
 """A style and a layer."""
 CELLS: tuple[Cell, ...] = (*(("standard", layer) for layer in range(4)), *(("adhd", layer) for layer in range(1, 4)))
 """The published cells: the standard model's layers 0-3, the adhd model's 1-3."""
+WIDE: tuple[Cell, ...] = (("standard", 3), ("adhd", 2))
+"""The cells that are trained at the published expansion too."""
+EXPANSION = 8
+"""Published latents a dimension, 4096 for 512."""
 GATES = {"explained variance": 0.85, "dead share": 0.02, "CE recovered": 0.9}
 """Written before the run. The first two are the source's; a latent is dead if no held-out token makes it fire."""
 BATCH = 256
@@ -132,6 +137,19 @@ def train(
     return {cell: [studies[cell, i] for i in range(len(models))] for cell, models in data.items()}
 
 
+def null_arms(
+    layer: int, data: Sequence[Activations], models: GPTs, fit: int, held_out: int
+) -> dict[str, list[Activations]]:
+    """Return what trained nulls of a cell learn from, one entry a model: N4 shuffles `data`, N5 has untrained models.
+
+    N5 reads the same texts with models of the same shape that are still at initialisation, other draws than theirs.
+    """
+    untrained = matched.untrained(models.style, models.seeds, models.config)
+    shuffled = [acts.shuffled(seed) for acts, seed in zip(data, models.seeds, strict=True)]
+    fresh = activations(untrained, [layer], fit, held_out)[layer]
+    return {"N4": shuffled, "N5": [acts._replace(name=f"untrained {acts.name}") for acts in fresh]}
+
+
 @torch.no_grad()
 def recovered(model: GPTs, texts: Texts, layer: int, saes: SAEBatch, mean: Float[Tensor, " d_model"]) -> list[float]:
     """Return, one an SAE, the share of cross-entropy that a model keeps when its residual stream is reconstructed.
@@ -195,27 +213,44 @@ def label(cell: Cell) -> str:
 
 
 def estimates(measured: Mapping[Cell, Mapping[str, np.ndarray]]) -> dict[Cell, dict[str, Estimate]]:
-    """Return every quantity of every cell, with its interval over models and SAE seeds."""
-    return {
-        cell: {key: stats.crossed(table).estimate for key, table in by_name.items()}
-        for cell, by_name in measured.items()
-    }
+    """Return every quantity of every cell, with its interval over models and SAE seeds, or one model's SAE seeds."""
+
+    def over(table: np.ndarray) -> Estimate:
+        if len(table) > 1:
+            return stats.crossed(table).estimate
+        found = stats.mean(table[0].tolist())
+        return replace(found, method=f"{found.method}, in this model")
+
+    return {cell: {key: over(table) for key, table in by_name.items()} for cell, by_name in measured.items()}
+
+
+def worst(found: Iterable[Estimate], pick: Callable[[list[float]], float]) -> Estimate:
+    """Return what holds of every one of some estimates: `pick` (min or max) of their values, and of each of their ends.
+
+    So it lies above a threshold only if all do, and below one if any does (min; max is the other way round).
+    """
+    rows = list(found)
+    value, low, high = (pick([getattr(one, end) for one in rows]) for end in ("value", "low", "high"))
+    return Estimate(value, low, high, rows[0].n, rows[0].unit, f"{pick.__name__} of {len(rows)} cells' ends")
 
 
 def summary(measured: Mapping[Cell, Mapping[str, np.ndarray]]) -> dict[str, Estimate | int | str]:
     """Return the estimates by name, the weakest cell's, and how many SAEs pass every gate.
 
-    `adhd_L2_fve` and so on; `fve_least`, `dead_most` and `ce_least` are those of the cell with the worst value.
+    `adhd_L2_fve` and so on; `fve_least`, `dead_most` and `ce_least` are the `worst` of all cells, and `fve_least_cell`
+    and so on the cell with the worst value.
     """
     by_cell = estimates(measured)
     found: dict[str, Any] = {
         f"{label(cell)}_{SHORT[key]}": value for cell, row in by_cell.items() for key, value in row.items()
     }
-    for key, worst, sign in (("explained variance", "fve_least", 1), ("dead share", "dead_most", -1),
-                             ("CE recovered", "ce_least", 1)):  # fmt: skip
-        values = {cell: sign * row[key].value for cell, row in by_cell.items()}
-        cell = min(values, key=values.__getitem__)
-        found |= {worst: by_cell[cell][key], f"{worst}_cell": label(cell)}
+    picks: dict[str, tuple[str, Callable]] = {
+        "fve_least": ("explained variance", min), "dead_most": ("dead share", max), "ce_least": ("CE recovered", min)
+    }  # fmt: skip
+    for least, (key, pick) in picks.items():
+        values = {cell: row[key].value for cell, row in by_cell.items()}
+        found[least] = worst((row[key] for row in by_cell.values()), pick)
+        found[f"{least}_cell"] = label(pick(values, key=values.__getitem__))
     states = [np.stack(list(passed(by_name).values())).all(0) for by_name in measured.values()]
     found |= {"saes": sum(table.size for table in states), "passing": int(sum(table.sum() for table in states))}
     return found | {"passing_cells": sum(bool(table.all()) for table in states)}

@@ -6,7 +6,7 @@ its own; no latent of the other model's SAE does the same on the same texts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from husai.language.gpt import GPTs
 from husai.language.matched import Texts
 from husai.nulls import covariance_matched
 from husai.pairs import cells
+from husai.pairs.edits import reads
 from husai.saes import SAEBatch
 from husai.similarity import best_cosines, same_shape
 from husai.tasks import generator
@@ -55,8 +56,8 @@ class Onsets(NamedTuple):
 
 
 def onsets(texts: Texts) -> Onsets:
-    """Return every step onset of texts."""
-    document, position = texts.before_onset.nonzero(as_tuple=True)
+    """Return the step onsets of texts, the first of a text left out (`edits.reads`)."""
+    document, position = reads(texts).nonzero(as_tuple=True)
     return Onsets(texts, document, position)
 
 
@@ -76,7 +77,7 @@ def residuals(
     for style, several in models.items():
         for i in range(len(several.seeds)):
             for corpus, where in at.items():
-                real, marked = where.texts.real, where.texts.before_onset
+                real, marked = where.texts.real, reads(where.texts)
                 if corpus == style:
                     values = own[style][i].held_out
                     require(len(values) == int(real.sum()), "own", f"{len(values)} rows", f"{int(real.sum())}")
@@ -198,6 +199,8 @@ class Reader(NamedTuple):
     """Its latents that are asymmetric; none for an SAE of the other model."""
     chosen: int = -1
     """The asymmetric latent of the largest ratio; -1 for none."""
+    split: int = 0
+    """How many of the rows, the first, are of adhd texts."""
 
 
 class Return(NamedTuple):
@@ -210,7 +213,7 @@ class Return(NamedTuple):
     decoder: float
     """A decoder row of the other has a cosine of MATCH or more; NaN between models, which share no axes."""
     chance: float
-    """Matched at random: the same activations at onsets drawn at random, so at the same rate."""
+    """Matched at random: the same activations at random onsets of the same style, so at the same rate in each."""
     others: float
     """The same of as many latents that are not asymmetric, of the nearest firing rates."""
     chosen: float
@@ -230,7 +233,8 @@ def returns(a: Reader, b: Reader, same_model: bool, seed: int = 0) -> Return:
     if len(found) == 0 or not bool(b.asymmetric.any()):
         return Return(0.0, 0.0, decoder, 0.0, 0.0, 0.0, 0.0)
     near = correlations(a.codes[:, found], b.codes) >= MATCH
-    order = torch.randperm(len(a.codes), generator=generator(seed, "diff/chance"))
+    draw, behind = generator(seed, "diff/chance"), len(a.codes) - a.split
+    order = torch.cat([torch.randperm(a.split, generator=draw), a.split + torch.randperm(behind, generator=draw)])
     chance = correlations(a.codes[:, found][order], b.codes) >= MATCH
     others = correlations(a.codes[:, like(a.codes, a.asymmetric)], b.codes) >= MATCH
     if same_model:
@@ -287,11 +291,3 @@ def near_by_chance(
 ) -> float:
     """Return the share of covariance-matched random directions (N2) that have a decoder row at MATCH or more."""
     return share(best_cosines(covariance_matched(acts, n, seed), decoder, signed=True)[0] >= MATCH)
-
-
-def symmetric(table: Sequence[Sequence[Any]]) -> np.ndarray:
-    """Return the mean of both directions, [..., n, n] with diagonals of 0."""
-    values = np.array(table, float)
-    values = (values + values.swapaxes(-1, -2)) / 2
-    values[..., np.eye(values.shape[-1], dtype=bool)] = 0
-    return values

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from husai.config import require
 from husai.language.gpt import GPTs, forward
+from husai.language.matched import Texts
 
 Edit = Callable[[Tensor], Tensor]
 """From an activation of one model [batch, positions, ...] to what stands in its place."""
@@ -120,6 +121,15 @@ def without_head(head: int) -> Edit:
         return z.index_fill(2, torch.tensor([head]), 0.0)
 
     return edit
+
+
+def reads(texts: Texts) -> Bool[Tensor, "batch positions"]:
+    """Return where the first token of a step is predicted, the first step of a text left out.
+
+    No text of either style opens with a regulation action: there its probability says nothing.
+    """
+    before = texts.before_onset
+    return before & (before.cumsum(1) > 1)
 
 
 def regulation(

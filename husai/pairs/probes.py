@@ -13,6 +13,7 @@ from husai import stats
 from husai.config import require
 from husai.evidence import Estimate
 from husai.pairs.bench import Bench, latents, random_directions
+from husai.pairs.edits import reads
 from husai.saes import SAEBatch
 from husai.tasks import generator
 
@@ -202,19 +203,19 @@ def drawn_places(
 
 
 def patching(pair: Mapping[str, Bench], draws: int, seed: int) -> tuple[float, float, float]:
-    """Return the change of P(regulation) in standard with adhd's residual where steps begin, and its two nulls.
+    """Return the change of P(regulation) in standard with adhd's residual where later steps begin, and its two nulls.
 
     Both models read the standard texts. Nulls: adhd's residual of another such place, and a random change as long.
     """
-    own, reads = pair["standard"], pair["standard"].texts.before_onset
-    donated = Bench(pair["adhd"].model, own.layer, own.texts).x[reads]
-    gap = (donated - own.x[reads]).norm(dim=1, keepdim=True)
+    own, places = pair["standard"], reads(pair["standard"].texts)
+    donated = Bench(pair["adhd"].model, own.layer, own.texts).x[places]
+    gap = (donated - own.x[places]).norm(dim=1, keepdim=True)
 
     def changed(rows: Tensor) -> float:
-        return float((own.probability(own.x.masked_scatter(reads[..., None], rows)) - own.base).mean())
+        return float((own.probability(own.x.masked_scatter(places[..., None], rows)) - own.base).mean())
 
     order = [torch.randperm(len(donated), generator=generator(seed, f"probes/pairs/{i}")) for i in range(draws)]
     noise = [random_directions(donated.shape[1], len(donated), seed + 1000 * (i + 1)) for i in range(draws)]
     shuffled = [changed(donated[rows]) for rows in order]
-    random = [changed(own.x[reads] + gap * one) for one in noise]
+    random = [changed(own.x[places] + gap * one) for one in noise]
     return changed(donated), float(np.mean(shuffled)), float(np.mean(random))

@@ -15,8 +15,11 @@ from torch import Tensor
 from husai import stats
 from husai.config import require
 from husai.evidence import Estimate
-from husai.pairs import diff
+from husai.language.gpt import GPTs
+from husai.language.matched import Texts
+from husai.pairs import cells, diff
 from husai.pairs.bench import Bench, latents, random_directions
+from husai.pairs.edits import reads
 from husai.saes import SAEBatch
 
 PANELS = ("add_in_adhd", "ablate_in_adhd", "add_in_standard", "dose_sweep")
@@ -146,27 +149,32 @@ def steer(
         "dose_sweep": sweep[float(doses[-1])],
     }
     fires = z[..., latent] != 0
-    onset, before = (float(fires[where].double().mean()) for where in (own.texts.onset, own.texts.before_onset))
+    onset, before = (float(fires[where].double().mean()) for where in (own.texts.onset, reads(own.texts)))
     return Steered(latent, unit, float(rates[latent]), onset, before, panels, sweep)
 
 
-def chosen(pair: Mapping[str, Bench], sae: SAEBatch) -> int:
-    """Return the feature of the source's rule: the largest smoothed ratio of firing rates where steps begin.
+def choices(
+    models: Mapping[str, GPTs], texts: Mapping[str, Texts], saes: Sequence[SAEBatch], layer: int
+) -> list[list[int]]:
+    """Return the feature of the source's rule for every model (rows) and SAE seed (columns).
 
-    Each model on its own texts, both through the adhd SAE (`diff.contrast`).
+    That of the largest smoothed ratio of firing rates where steps begin, each model on its own texts, both through the
+    adhd SAE (`diff.contrast`): on the texts of the feature diff it is the same latent that the diff puts first.
     """
+    at = {style: diff.onsets(texts[style]) for style in models}
+    found = []
+    for i, batch in enumerate(saes):
+        x = {}
+        for style, where in at.items():
+            rows = cells.residuals(models[style].select(i), where.texts, [layer])[layer]
+            x[style] = rows[reads(where.texts)[where.texts.real]]
 
-    def fires(bench: Bench) -> tuple[Tensor, Tensor]:
-        where = diff.onsets(bench.texts)
-        return latents(sae, bench.x[where.document, where.position][None])[0] != 0, where.document
+        def chosen(sae: SAEBatch, x: Mapping[str, Tensor] = x) -> int:
+            here, there = (sae.encode(x[style])[0] != 0 for style in ("adhd", "standard"))
+            return diff.contrast(here, at["adhd"].document, there, at["standard"].document).chosen
 
-    here, there = fires(pair["adhd"]), fires(pair["standard"])
-    return diff.contrast(here[0], here[1], there[0], there[1]).chosen
-
-
-def choices(pairs: Sequence[Mapping[str, Bench]], saes: Sequence[SAEBatch]) -> list[list[int]]:
-    """Return the `chosen` feature of every model (rows) and SAE seed (columns)."""
-    return [[chosen(pair, batch[j]) for j in range(len(batch))] for pair, batch in zip(pairs, saes, strict=True)]
+        found.append([chosen(batch[j]) for j in range(len(batch))])
+    return found
 
 
 def every(
@@ -195,14 +203,17 @@ def across(found: Sequence[Sequence[Steered]], name: str, field: str, dose: floa
 def summary(found: Sequence[Sequence[Steered]], margin: float = MARGIN) -> dict[str, Estimate | bool | float]:
     """Return the four panels over models and SAE seeds: change, nulls, control, what is beyond the null, its TOST p.
 
-    `control_<panel>` says whether the interval of the control's change lies beyond the margin: only then is a change
-    within the margin a finding. `inert` is the share of SAEs with the published verdict in all four panels.
+    `control_<panel>` says whether the control's change, less that of the random pushes, lies beyond the margin with its
+    whole interval: only then is a change within the margin a finding. `inert` is the share of SAEs with the published
+    verdict in all four panels.
     """
     values: dict[str, Estimate | bool | float] = {}
     for name in PANELS:
         names = {"delta": "delta", "null": "null", "features": "features", "difference": "beyond", "control": "moved"}
         values |= {f"{label}_{name}": across(found, name, field) for field, label in names.items()}
-        beyond, moved = values[f"beyond_{name}"], across(found, name, "control")
+        beyond, panels = values[f"beyond_{name}"], [[one.panels[name] for one in row] for row in found]
+        moved = stats.crossed([[one.control - one.null for one in row] for row in panels]).estimate
+        values[f"control_beyond_{name}"] = moved
         values[f"control_{name}"] = moved.low > margin or moved.high < -margin
         if isinstance(beyond, Estimate) and beyond.high > beyond.low:
             values[f"tost_{name}"] = stats.tost(beyond, margin, min(len(found), len(found[0])) - 1.0)

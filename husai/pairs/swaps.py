@@ -20,7 +20,7 @@ from husai.language.gpt import GPTs
 from husai.language.matched import Texts
 from husai.pairs.bench import random_directions, wanted
 from husai.pairs.decoding import greedy, steps
-from husai.pairs.edits import Mix, Reader, edited, recorded, regulation, swapped, without_head
+from husai.pairs.edits import Mix, Reader, edited, reads, recorded, regulation, swapped, without_head
 from husai.saes import SAEBatch
 from husai.similarity import cosine_matrix, unit_rows
 
@@ -57,7 +57,7 @@ class Tasks(NamedTuple):
 
     def outcome(self, reader: Reader) -> Outcome:
         """Return what a reader does with these tasks, writing greedily."""
-        read = regulation(reader(self.texts.tokens), self.texts.before_onset, self.wanted)
+        read = regulation(reader(self.texts.tokens), reads(self.texts), self.wanted)
         written = greedy(reader, self.texts.tokens, self.lengths, self.end, self.longest)
         number = steps(written, self.lengths, self.separator, self.end)
         return Outcome(correlation(self.texts.complexity, number), float(read.mean()), float(number.double().mean()))
