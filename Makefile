@@ -26,7 +26,7 @@ GIVEN      = $(strip $(foreach v,$(filter-out NB PY PYTHON,$(.VARIABLES)),\
                  $(if $(filter command,$(firstword $(origin $v))),'$v=$($v)')))
 SITE       = $(CURDIR)/$(if $(filter-out paper,$(PROFILE)),_build/$(PROFILE)/)_build/html
 
-.PHONY: help env paper reference followups audit smoke test interop bench book serve check lab nb clean
+.PHONY: help env paper reference followups audit gate smoke test interop bench book serve check lab nb clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -64,6 +64,11 @@ reference: $(ENV)  ## keep the last paper run's results as the reference (from a
 
 audit: $(ENV)  ## judge every claim again from stored artifacts and compare with the reference (NB="22 54": only these)
 	@$(PY) workflow/audit.py $(NB)
+
+gate: $(ENV)  ## end with the release gate's last decision: 0 if the candidate that ranks first passes every gate
+	@$(PY) -c "import sys; from pathlib import Path; from husai import evidence as e; \
+	    v = e.load('75', Path('$(if $(filter-out paper,$(PROFILE)),_build/$(PROFILE)/)book/results'))['values']; \
+	    print(v['first'] + ': gates that bind: ' + v['first_binding']); sys.exit(v['exit_status'])"
 
 smoke: export HUSAI_COMMAND = make smoke
 smoke: $(ENV)  ## run every notebook at its smallest scale and build that book

@@ -120,6 +120,56 @@ def test_a_run_of_no_known_commit_or_with_changes_fails(repository: Repository) 
     assert repository.order(run, dirty=True) == ["22_b: its run had uncommitted changes"]
 
 
+def test_bounds_that_are_not_older_than_the_run_fail(repository: Repository) -> None:
+    repository.write("book/claims.toml", CLAIM.format(bound=0.0))
+    repository.write("book/quality.toml", "a = 1")
+    repository.write("book/gates.toml", "a = 1")
+    same = repository.commit("Criteria and bounds")
+    assert audit.bounds(repository.root, "22_b", same) == [
+        f"22_b: book/quality.toml is not older than its run: both are of {same[:10]}"
+    ]
+    run = repository.commit("Notebook")
+    assert repository.order(run) == [] and audit.bounds(repository.root, "75_c", run) == []
+    repository.write("book/gates.toml", "a = 2")
+    moved = repository.commit("A bound that the candidate passes")
+    assert repository.order(run) == []  # 22 does not judge by the release gate
+    assert audit.bounds(repository.root, "75_c", run) == [
+        f"75_c: book/gates.toml was changed after its run, in {moved[:10]}"
+    ]
+    repository.git("checkout", "-q", run)
+    apart = repository.commit("Elsewhere")
+    repository.git("checkout", "-q", "main")
+    assert "not an ancestor of the present one" in repository.order(apart)[0]
+
+
+def test_another_n_another_method_and_other_inputs_are_listed() -> None:
+    now = {**ESTIMATE, "n": 4, "method": "t(3)"}
+    assert audit.drift(results(x=ESTIMATE), results(x=now)) == ["x: n was 5, is 4", "x: method was t(4), is t(3)"]
+    old, new = {"inputs": {"a/1": "x", "b/1": "y"}}, {"inputs": {"a/1": "z", "c/1": "y"}}
+    assert audit.inputs(old, new) == [
+        "input a/1: was x, is z", "input b/1: was y, is absent", "input c/1: was absent, is y"
+    ]  # fmt: skip
+    assert audit.inputs(old, old) == []
+
+
+def test_a_run_that_writes_nothing_is_not_compared_with_the_reference(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.write("book/claims.toml", CLAIM.format(bound=0.0))
+    repository.commit("Criteria")
+    provenance = {"commit": repository.commit("Notebook"), "dirty": False, "config_hash": "c", "inputs": {}}
+    reference = {"profile": "paper", "values": {}, "claims": {}}
+    copied = repository.root / "out" / "results"
+    copied.mkdir(parents=True)
+    for name, entry in (("22_b.json", reference), ("22_b.provenance.json", provenance)):
+        for folder in (repository.root / "book" / "reference", copied):
+            (folder / name).write_text(json.dumps(entry))
+    monkeypatch.setattr(audit, "again", lambda *_: "")  # ends well
+    assert audit.audit(repository.root, "22_b", repository.root / "out") == [
+        "22_b: ran again and wrote no 22_b.json and no 22_b.provenance.json"
+    ]
+
+
 @pytest.mark.parametrize("value, said", [
     ({**ESTIMATE, "value": 0.29}, []),
     ({**ESTIMATE, "value": 0.31, "high": 0.4}, ["x: was 0.20 [0.10, 0.30], is 0.31 [0.10, 0.40]"]),

@@ -241,6 +241,21 @@ def test_a_claim_that_this_build_has_not_judged_is_the_reference_runs(project: P
     assert "measured here" not in page and page.count(">source only<") == 1
 
 
+@pytest.mark.parametrize("profile, fields, said", [
+    ("paper", {"criterion": "000000000000"}, "claim P1: its criterion changed after the reference run"),
+    ("smoke", {}, "claim P1: its reference run is of the smoke profile"),
+])  # fmt: skip
+def test_a_reference_run_that_does_not_count_judges_nothing(
+    project: Project, profile: str, fields: dict, said: str
+) -> None:
+    project.results(profile, **fields)
+    (project.source / "reference").mkdir()
+    (project.source / "results" / f"{STEM}.json").rename(project.source / "reference" / f"{STEM}.json")
+    page, warnings = project.build("# T\n\n```{claims}\n```\n")
+    assert said in warnings and page.count(">source only<") == 2
+    assert "gap too large" not in page and ">reference run<" not in page
+
+
 @pytest.mark.parametrize(
     "option, shown, hidden", [(":notebook: 22", "P1", "A5.1e-4"), (":part: 4", "A5.1e-4", "P1")]
 )

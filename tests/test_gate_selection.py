@@ -7,15 +7,10 @@ from itertools import permutations
 import pytest
 
 from husai.evidence import Estimate
-from husai.gate import Candidate, Metric, Row, Score, front, grouped, over_seeds, published, summarised
+from husai.gate import Candidate, Metric, Score, front, over_seeds, published, summarised
 
 METRIC = Metric("auc")
 TWO = (METRIC, Metric("fvu", "lower"))
-DEFINITIONS = {"auc": ("probe AUC", "AUC"), "fvu": ("held-out FVU", "")}
-
-
-def row(config: str, seed: int, auc: float, fvu: float = 0.1, data: str = "d1") -> Row:
-    return Row(config, f"#{config}", seed, f"{config}/{seed}", {"auc": auc, "fvu": fvu}, {"auc": data, "fvu": data})
 
 
 def candidate(name: str, auc: list[float], fvu: list[float] | None = None, data: str = "d1") -> Candidate:
@@ -25,36 +20,24 @@ def candidate(name: str, auc: list[float], fvu: list[float] | None = None, data:
 
 
 def test_a_candidate_is_a_configuration_and_never_its_best_seed() -> None:
-    rows = [row("a", seed, auc) for seed, auc in enumerate([0.60, 0.90, 0.61])]
-    rows += [row("b", seed, auc) for seed, auc in enumerate([0.70, 0.71, 0.72])]
-    a, b = grouped(rows, DEFINITIONS)
-    assert (a.name, a.seeds, b.seeds) == ("a", (0, 1, 2), (0, 1, 2))
+    a, b = candidate("a", [0.60, 0.90, 0.61]), candidate("b", [0.70, 0.71, 0.72])
+    assert a.seeds == b.seeds == (0, 1, 2)
     assert a.scores["auc"].estimate.value == pytest.approx(0.7033, abs=1e-4)
-    assert a.representative == 0  # seed 1 is the best
     assert front([a, b], [METRIC]) == ["b"]  # by best seed it would be a
-    same = grouped([row("a", seed, auc) for seed, auc in enumerate([0.1, 0.2, 0.3])], DEFINITIONS)[0]
-    assert same.digest == a.digest and replace(a, digest="x") != a
 
 
-def test_groups_refuse_what_makes_no_interval_or_no_group() -> None:
-    with pytest.raises(ValueError, match="3 seeds"):
-        grouped([row("a", 0, 0.5), row("a", 1, 0.6)], DEFINITIONS)
+def test_scores_refuse_what_makes_no_interval() -> None:
+    for few in ([0.5], [0.5, 0.6]):  # a bound of one seed is the point itself
+        with pytest.raises(ValueError, match="3"):
+            candidate("a", few)
     with pytest.raises(ValueError, match="each seed once"):
-        grouped([row("a", seed, 0.5 + seed) for seed in (0, 1, 1)], DEFINITIONS)
-    with pytest.raises(ValueError, match="one name a configuration"):
-        twice = [row("a", seed, float(seed)) for seed in range(3)]
-        grouped(twice + [one._replace(config="#other") for one in twice], DEFINITIONS)
-    lacking = [row("a", seed, float(seed)) for seed in range(3)]
-    lacking[2] = lacking[2]._replace(values={"fvu": 0.1})
-    with pytest.raises(ValueError, match=r"not measured for seeds \[2\]"):
-        grouped(lacking, DEFINITIONS)
+        replace(candidate("a", [0.1, 0.2, 0.3]), seeds=(0, 1, 1))
 
 
 def test_zero_is_a_value() -> None:
     zero, less = candidate("zero", [0.0, 0.0, 1e-9]), candidate("less", [-0.2, -0.2, -0.2001])
     assert zero.scores["auc"].estimate.value == pytest.approx(0, abs=1e-9)
     assert front([zero, less], [METRIC]) == ["zero"]
-    assert grouped([row("a", seed, auc) for seed, auc in enumerate([0.0, 0.0, 0.1])], DEFINITIONS)
 
 
 def test_bounds_are_of_t_and_need_three_seeds_and_a_spread() -> None:
@@ -94,9 +77,6 @@ def test_other_data_definitions_and_units_are_never_pooled() -> None:
     other = {**a.scores, "auc": over_seeds([1.0, 2.0, 3.0], "d1", "probe AUC", "CE-Bench")}
     with pytest.raises(ValueError, match="unit of auc"):
         front([a, replace(a, name="c", scores=other)], [METRIC])
-    rows = [row("a", seed, float(seed), data=f"slice {seed > 1}") for seed in range(3)]
-    with pytest.raises(ValueError, match="data of auc"):
-        grouped(rows, DEFINITIONS)
 
 
 def test_the_published_rule_comes_back_and_its_choice_depends_on_the_pool() -> None:

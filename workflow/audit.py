@@ -20,6 +20,9 @@ from typing import Any
 from husai.evidence import Claim, format_value
 
 LEDGER = "book/claims.toml"
+GATES, QUALITY = "book/gates.toml", "book/quality.toml"
+"""What decides beside the ledger: the release gate in the notebook that judges by it, quality wherever SAEs are judged."""
+RELEASE = "75"
 TOLERANCE = 0.01
 """Relative change of a number without an interval that is not called drift."""
 
@@ -43,6 +46,20 @@ def criteria_at(root: Path, commit: str) -> dict[str, str]:
     return {name: criterion(entry) for name, entry in tomllib.loads(text or "").items()}
 
 
+def bounds(root: Path, stem: str, commit: str) -> list[str]:
+    """Return which files of bounds that a notebook judges by are not older than its run, or were changed since."""
+    found = []
+    for path in [QUALITY, *[GATES] * (stem[:2] == RELEASE)]:
+        last = git(root, "rev-list", "-1", "HEAD", "--", path)
+        if not last:
+            continue
+        if git(root, "merge-base", "--is-ancestor", last, commit) is None:
+            found.append(f"{stem}: {path} was changed after its run, in {last[:10]}")
+        elif last == git(root, "rev-parse", commit):
+            found.append(f"{stem}: {path} is not older than its run: both are of {last[:10]}")
+    return found
+
+
 @cache
 def ledger_commits(root: Path, commit: str) -> tuple[str, ...]:
     """Return the commits that changed the ledger up to and with this one, the oldest first."""
@@ -59,8 +76,11 @@ def order(root: Path, stem: str, reference: Mapping[str, Any], provenance: Mappi
     commit = str(provenance.get("commit", ""))
     if not commit or git(root, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}") is None:
         return [f"{stem}: the commit of its run, {commit or 'not recorded'}, is not in this history"]
+    if git(root, "merge-base", "--is-ancestor", commit, "HEAD") is None:
+        return [f"{stem}: the commit of its run, {commit[:10]}, is not an ancestor of the present one"]
     late = "is not older than its run"
     found = [f"{stem}: its run had uncommitted changes"] if provenance.get("dirty") is not False else []
+    found += bounds(root, stem, commit)
     today = {name: criterion(entry) for name, entry in tomllib.loads((root / LEDGER).read_text()).items()}
     for name, judged in reference["claims"].items():
         used = judged["criterion"]
@@ -78,7 +98,7 @@ def drift(reference: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return, in words, how a second run differs: judgements, missing or new values, and values that moved.
 
     An estimate drifts when its new value leaves the reference's interval; a number without an interval when it changes
-    by more than 1 %; anything else when it is not the same.
+    by more than 1 %; anything else when it is not the same. An estimate's n and method must be the same, too.
     """
     found = []
     for name in sorted(reference["claims"].keys() | now["claims"].keys()):
@@ -89,8 +109,20 @@ def drift(reference: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     old, new = reference["values"], now["values"]
     found += [f"{key}: not recorded any more" for key in sorted(old.keys() - new.keys())]
     found += [f"{key}: not in the reference" for key in sorted(new.keys() - old.keys())]
-    moved = [key for key in sorted(old.keys() & new.keys()) if not same(old[key], new[key])]
-    return found + [f"{key}: was {format_value(old[key])}, is {format_value(new[key])}" for key in moved]
+    for key in sorted(old.keys() & new.keys()):
+        if not same(old[key], new[key]):
+            found.append(f"{key}: was {format_value(old[key])}, is {format_value(new[key])}")
+        elif isinstance(old[key], Mapping) and isinstance(new[key], Mapping):
+            kept = [field for field in ("n", "method") if old[key].get(field) != new[key].get(field)]
+            found += [f"{key}: {field} was {old[key].get(field)}, is {new[key].get(field)}" for field in kept]
+    return found
+
+
+def inputs(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return which inputs a second run read that the reference run did not, or read in another state."""
+    old, new = (dict(one.get("inputs") or {}) for one in (then, now))
+    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    return [f"input {key}: was {old.get(key, 'absent')}, is {new.get(key, 'absent')}" for key in changed]
 
 
 def same(old: Any, new: Any) -> bool:
@@ -127,12 +159,17 @@ def audit(root: Path, stem: str, out: Path) -> list[str]:
     found = order(root, stem, reference, provenance)
     if reference["profile"] != "paper":
         found.append(f"{stem}: its reference is of the {reference['profile']} profile, wanted paper")
+    written = [out / "results" / path.name for path in paths]
+    for path in written:
+        path.unlink(missing_ok=True)  # else a run that writes nothing is compared with the reference itself
     if trouble := again(root, stem, out):
         return [*found, f"{stem}: did not run again: {trouble}"]
-    now, made_by = (json.loads((out / "results" / path.name).read_text()) for path in paths)
+    if missing := [path.name for path in written if not path.exists()]:
+        return [*found, f"{stem}: ran again and wrote no {' and no '.join(missing)}"]
+    now, made_by = (json.loads(path.read_text()) for path in written)
     if made_by["config_hash"] != provenance["config_hash"]:
         found.append(f"{stem}: its parameters of record are not those of the reference run")
-    return found + [f"{stem}: {line}" for line in drift(reference, now)]
+    return found + [f"{stem}: {line}" for line in [*inputs(provenance, made_by), *drift(reference, now)]]
 
 
 def main(*numbers: str) -> int:

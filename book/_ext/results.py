@@ -72,10 +72,27 @@ def judgement(claim: evidence.Claim, results: Mapping[str, Mapping[str, Any]]) -
 
 
 def tier(claim: evidence.Claim, results: Mapping[str, Mapping[str, Any]], reference: Mapping[str, Any]) -> str:
-    """Return the evidence tier of a claim, one of `TIERS`."""
+    """Return the evidence tier of a claim, one of `TIERS`.
+
+    A reference run that was judged by another criterion than the ledger's, or is not for citation, counts as nothing;
+    a warning says so.
+    """
     if claim.id in results.get(claim.notebook, {}).get("claims", {}):
         return TIERS[0] if results[claim.notebook]["profile"] in CITABLE else TIERS[2]
-    return TIERS[1] if claim.id in reference.get(claim.notebook, {}).get("claims", {}) else TIERS[3]
+    run = reference.get(claim.notebook, {})
+    judged = run.get("claims", {}).get(claim.id)
+    if judged is None:
+        return TIERS[3]
+    trouble = {
+        f"its criterion changed after the reference run; run notebook {claim.notebook} again":
+            judged["criterion"] != claim.criterion,
+        f"its reference run is of the {run['profile']} profile, which is not for citation":
+            run["profile"] not in CITABLE,
+    }  # fmt: skip
+    for reason in (reason for reason, holds in trouble.items() if holds):
+        logger.warning(f"claim {claim.id}: {reason}")
+        return TIERS[3]
+    return TIERS[1]
 
 
 def addresses(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +171,8 @@ class Ledger(SphinxDirective):
         for claim in sorted(ledger_of(self.env).values(), key=lambda claim: claim.notebook):
             if claim.notebook.startswith(prefix):
                 found = tier(claim, results, reference)
-                yield claim, {**judgement(claim, reference if found == TIERS[1] else results), "tier": found}
+                run = {TIERS[1]: reference, TIERS[3]: {}}.get(found, results)
+                yield claim, {**judgement(claim, run), "tier": found}
 
 
 class ClaimsDirective(Ledger):

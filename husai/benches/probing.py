@@ -161,6 +161,8 @@ class Scores(NamedTuple):
     """By sparse code, at every size."""
     sizes: tuple[int, ...]
     """The sizes."""
+    inner: Mapping[str, Float[np.ndarray, "tasks seeds"]]
+    """By sparse code, AUC of the chosen probe on the inner part of the training items: what else may be chosen by."""
 
     def delta(
         self, code: str = "sae", baseline: str = "dense", other: "Scores | None" = None
@@ -184,22 +186,25 @@ def scores(tasks: Sequence[Task], sae: SAEBatch, sizes: Sequence[int] = KS) -> S
     seeds, codes = len(sae), ("sae", "pca", "neurons", "random", "matched")
     by_k = {code: np.zeros((len(sizes), len(tasks), seeds)) for code in codes}
     chosen = {code: np.zeros((len(tasks), seeds)) for code in (*codes, "dense")}
+    inner = {code: np.zeros((len(tasks), seeds)) for code in codes}
     for t, task in enumerate(map(checked, tasks)):
         fit = task.rows[task.training[task.owner]]
         chosen["dense"][t] = sparse_probe(*task.parts(lambda rows: rows), None).auc
         for code, made in {"pca": components(fit), "neurons": lambda rows: rows}.items():
-            _fill(by_k[code][:, t], chosen[code][t], slice(None), probes(*task.parts(made), sizes))
+            _fill(by_k[code][:, t], chosen[code][t], inner[code][t], slice(None), probes(*task.parts(made), sizes))
         for i, seed in enumerate(sae.seeds):
             one = {"sae": sae[i]}
             one |= {n: random_dictionary(sae[i], fit, k, seed) for n, k in (("random", "N0"), ("matched", "N2"))}
             for code, weights in one.items():
-                _fill(by_k[code][:, t], chosen[code][t], i, probes(*task.parts(encoder(weights)), sizes))
-    return Scores(tuple(task.name for task in tasks), tuple(task.digest for task in tasks), chosen, by_k, tuple(sizes))
+                made_of = probes(*task.parts(encoder(weights)), sizes)
+                _fill(by_k[code][:, t], chosen[code][t], inner[code][t], i, made_of)
+    digests = tuple(task.digest for task in tasks)
+    return Scores(tuple(task.name for task in tasks), digests, chosen, by_k, tuple(sizes), inner)
 
 
-def _fill(by_k: np.ndarray, chosen: np.ndarray, seed: int | slice, found: Sequence[Probe]) -> None:
+def _fill(by_k: np.ndarray, chosen: np.ndarray, inner: np.ndarray, seed: int | slice, found: Sequence[Probe]) -> None:
     by_k[:, seed] = np.array([probe.auc for probe in found]).reshape(-1, *[1] * isinstance(seed, slice))
-    chosen[seed] = best(found).auc
+    chosen[seed], inner[seed] = best(found).auc, best(found).inner
 
 
 def over_tasks(values: Float[np.ndarray, "tasks seeds"]) -> Estimate:
@@ -207,7 +212,7 @@ def over_tasks(values: Float[np.ndarray, "tasks seeds"]) -> Estimate:
 
     ValueError: fewer than 3 of either.
     """
-    return replace(stats.crossed(values).estimate, method="jackknife over tasks and SAE seeds")
+    return _named(stats.crossed(values).estimate, "jackknife over tasks and SAE seeds")
 
 
 def over_classes(values: Float[np.ndarray, "tasks seeds"], names: Sequence[str]) -> Estimate:
@@ -225,4 +230,9 @@ def over_classes(values: Float[np.ndarray, "tasks seeds"], names: Sequence[str])
         i, j = classes.index(a), classes.index(b)
         square[:, i, j] = square[:, j, i] = row
     crossed = stats.crossed(square).estimate
-    return replace(crossed, n=len(classes), method="jackknife over classes and SAE seeds")
+    return replace(_named(crossed, "jackknife over classes and SAE seeds"), n=len(classes))
+
+
+def _named(estimate: Estimate, method: str) -> Estimate:
+    """Return an estimate with a method in other words that keeps its degrees of freedom, t(df)."""
+    return replace(estimate, method=f"{method}, {estimate.method[estimate.method.rindex('t('):]}")

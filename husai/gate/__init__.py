@@ -1,9 +1,9 @@
 """Which candidate may be released: selection by configuration, and gates that fail unless shown to hold."""
 
 from husai.gate.decisions import Decision, Evidence, Outcome, Threshold, decide, exit_status, load, ranking
-from husai.gate.selection import Candidate, Metric, Row, Score, front, grouped, over_seeds, summarised
+from husai.gate.selection import Candidate, Metric, Score, front, over_seeds, summarised
 
 __all__ = [
-    "Candidate", "Decision", "Evidence", "Metric", "Outcome", "Row", "Score", "Threshold", "decide", "exit_status",
-    "front", "grouped", "load", "over_seeds", "ranking", "summarised",
+    "Candidate", "Decision", "Evidence", "Metric", "Outcome", "Score", "Threshold", "decide", "exit_status",
+    "front", "load", "over_seeds", "ranking", "summarised",
 ]  # fmt: skip

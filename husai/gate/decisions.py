@@ -1,13 +1,15 @@
 """The release gate: every threshold needs evidence of this very candidate, and what is not shown fails.
 
 `decide` never averages gates away: it passes when every gate does. Evidence that is missing, not a number, of other
-weights, of a scale that is not for citation, of SAEs that had not converged, or for a gate that nobody declared, fails
-with a reason. `book/gates.toml` holds the thresholds, each with its reason, written before the run.
+weights, of a scale that is not for citation, of SAEs that are not sound, or for a gate that nobody declared, fails with
+a reason. Convergence is a gate of its own; all other evidence is of SAEs after equal training, whose L0 and living
+latents are as `book/quality.toml` asks. `book/gates.toml` holds the thresholds, each with its reason, written before
+the run.
 """
 
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ class Threshold:
     reason: str
     bound: float = math.nan
     unit: str = ""
+    elsewhere: bool = False
+    """Whether the evidence must be of other data than the SAEs' own held-out rows."""
 
     def distance(self, value: Estimate) -> Estimate:
         """Return a value as its distance from the bound, above 0 on the side that passes."""
@@ -70,11 +74,13 @@ class Evidence:
     """None where nothing was measured: an absence, which 0.0 is not."""
     candidate: str
     """`Candidate.digest` of the SAEs that it was measured on."""
+    seeds: tuple[int, ...]
+    """Their seeds: all of the candidate's."""
     data: str
     """Digest of the inputs that it was measured on."""
     profile: str
-    converged: bool
-    """Whether these SAEs had stopped moving and reconstruct (`comparison.settled`)."""
+    sound: bool
+    """Whether these SAEs have the L0 that they should and living latents, by `book/quality.toml`."""
     address: str
     """Where a reader finds the value: `75:key`, or an artifact."""
     against: str = ""
@@ -92,7 +98,10 @@ class Outcome:
     threshold: float
     direction: str
     margin: float
-    """How far the worse end of the interval lies on the passing side, in the gate's unit; NaN where nothing counts."""
+    """How far the worse end of the interval lies on the passing side, in the gate's unit; NaN where nothing counts.
+
+    Evidence that is not for citation, or of SAEs that are not sound, has its margin and fails all the same.
+    """
     evidence: str
     passed: bool
     reason: str
@@ -174,20 +183,20 @@ def _outcome(candidate: Candidate, gate: Threshold, given: list[Evidence]) -> Ou
         return Outcome(gate.name, counted, gate.bound, gate.direction, margin, candidate.digest, passed, reason)
     value, address = (given[0].value, given[0].address) if given else (None, "")
     trouble = _trouble(candidate, gate, given)
-    if trouble and gate.direction == "information":
-        trouble = f"{trouble}. {gate.reason}"
+    if gate.direction == "information":
+        reason = ". ".join(filter(None, (trouble or _unfit(given), gate.reason)))
+        return Outcome(gate.name, value, math.nan, gate.direction, math.nan, address, reason == gate.reason, reason)
     if trouble or value is None:
         return _failed(gate.name, value, gate.bound, gate.direction, address, trouble)
-    if gate.direction == "information":
-        return Outcome(gate.name, value, math.nan, gate.direction, math.nan, address, True, gate.reason)
-    margin = gate.distance(value).low
+    margin, unfit = gate.distance(value).low, _unfit(given)
     side = "inside" if margin > 0 else "not inside"
-    reason = f"the interval is {side} the region {gate.direction} {gate.bound:g}"
-    return Outcome(gate.name, value, gate.bound, gate.direction, margin, address, margin > 0, reason)
+    reason = unfit or f"the interval is {side} the region {gate.direction} {gate.bound:g}"
+    passed = margin > 0 and not unfit
+    return Outcome(gate.name, value, gate.bound, gate.direction, margin, address, passed, reason)
 
 
 def _trouble(candidate: Candidate, gate: Threshold, given: list[Evidence]) -> str:
-    """Return why evidence does not count, the first reason of several; empty when it counts."""
+    """Return why evidence is none about this candidate, the first reason of several; empty when it is."""
     if not given or given[0].value is None:
         return "no evidence"
     if len(given) > 1:
@@ -199,10 +208,10 @@ def _trouble(candidate: Candidate, gate: Threshold, given: list[Evidence]) -> st
     most_possible = gate.direction == "below" and low >= gate.bound
     reasons: dict[str, Any] = {
         f"measured on other weights ({one.candidate or 'unnamed'})": one.candidate != candidate.digest,
+        f"measured on seeds {list(one.seeds)}, not on all of {list(candidate.seeds)}": one.seeds != candidate.seeds,
         "does not name its data": not one.data,
+        "measured on the SAEs' own held-out rows, wanted other data": gate.elsewhere and one.data == candidate.data,
         "candidate and baseline were measured on different data": bool(one.against) and one.against != one.data,
-        f"the {one.profile} profile is not for citation": one.profile not in CITABLE,
-        "the SAEs had not converged": one.converged is not True,
         sound(value): bool(sound(value)),
         f"in units of {value.unit or 'a pure number'}, wanted {gate.unit or 'a pure number'}": value.unit != gate.unit,
         f"the gate is out of reach: this shape can score {low:g} to {high:g}": least_possible or most_possible,
@@ -211,19 +220,34 @@ def _trouble(candidate: Candidate, gate: Threshold, given: list[Evidence]) -> st
     return next((reason for reason, holds in reasons.items() if holds), "")
 
 
-def ranking(decisions: Iterable[Decision]) -> list[Decision]:
+def _unfit(given: list[Evidence]) -> str:
+    """Return why evidence about this candidate decides nothing; empty when it does."""
+    one = given[0]
+    if one.profile not in CITABLE:
+        return f"the {one.profile} profile is not for citation"
+    return "" if one.sound is True else "the SAEs are not sound: L0 off target, or too many dead latents"
+
+
+def ranking(decisions: Iterable[Decision], front: Collection[str] | None = None) -> list[Decision]:
     """Return decisions by how many gates failed, then by the smallest margin in units of its error, best first.
 
-    The key of a candidate is its own: no other candidate can change the order of two. A gate without a margin counts
-    as infinitely far on the wrong side; ties fall by name.
+    Those whose candidate is not on a given front come after it. Within it, and without one, the key of a candidate is
+    its own: no other candidate can change the order of two. A gate without a margin counts as infinitely far on the
+    wrong side; ties fall by name. ValueError: no candidate has a margin at any gate that needs evidence.
     """
+    given = list(decisions)
+    measured = [one for decision in given for one in decision.judged if one.direction != "at least"]
+    known = any(not math.isnan(one.margin) for one in measured)
+    reasons = sorted({one.reason for one in measured})
+    require(known, "decisions", f"no margin at any gate ({'; '.join(reasons)})", "evidence that can be ranked")
 
-    def key(decision: Decision) -> tuple[int, float, str]:
+    def key(decision: Decision) -> tuple[bool, int, float, str]:
         margins = [-math.inf if math.isnan(one.margin) else one.relative for one in decision.judged]
         failed = sum(not one.passed for one in decision.judged)
-        return failed, -min(margins, default=-math.inf), decision.candidate
+        outside = front is not None and decision.candidate not in front
+        return outside, failed, -min(margins, default=-math.inf), decision.candidate
 
-    return sorted(decisions, key=key)
+    return sorted(given, key=key)
 
 
 def exit_status(decisions: Iterable[Decision], chosen: str) -> int:

@@ -7,12 +7,12 @@ each stands from fixed thresholds (`decisions.ranking`). Neither changes when ot
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from husai import stats
-from husai.config import fingerprint, require
+from husai.config import require
 from husai.evidence import Estimate
 
 
@@ -39,29 +39,13 @@ class Candidate:
     """Hash of the weights of all seeds: what every piece of evidence must name."""
     seeds: tuple[int, ...]
     scores: Mapping[str, Score] = field(default_factory=dict)
+    data: str = ""
+    """Digest of the held-out inputs that are its own: no evidence of another kind of inputs."""
 
     def __post_init__(self) -> None:
         for argument in ("name", "config", "digest"):
             require(bool(getattr(self, argument)), argument, getattr(self, argument), "something: it identifies")
         require(len({*self.seeds}) == len(self.seeds), "seeds", self.seeds, "each seed once")
-
-    @property
-    def representative(self) -> int:
-        """The first of its seeds: chosen before any was measured, and so not the best."""
-        return self.seeds[0]
-
-
-class Row(NamedTuple):
-    """What was measured on the SAE of one seed."""
-
-    name: str
-    config: str
-    seed: int
-    digest: str
-    values: Mapping[str, float]
-    """Metric to value; a metric that was not measured is absent, and 0.0 is a value."""
-    data: Mapping[str, str]
-    """Metric to digest of the evaluation data."""
 
 
 class Metric(NamedTuple):
@@ -86,36 +70,6 @@ def summarised(mean: float, sd: float, n: int, data: str, definition: str, unit:
     require(sd > 0, "sd", sd, "a spread over seeds: without it a bound is the point itself")
     estimate = stats.interval(mean, sd / math.sqrt(n), n - 1.0, n, "mean over seeds", unit)
     return Score(estimate, data, definition)
-
-
-def grouped(rows: Iterable[Row], definitions: Mapping[str, tuple[str, str]]) -> list[Candidate]:
-    """Return one candidate a configuration; `definitions` is {metric: (definition, unit)}.
-
-    ValueError: a seed twice in a configuration, one name for two configurations, fewer than 3 seeds, a metric that
-    some seeds lack, or that was measured on other data for some seeds.
-    """
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row.config, []).append(row)
-    names = [group[0].name for group in groups.values()]
-    require(len({*names}) == len(names), "name", sorted(names), "one name a configuration")
-    return [_candidate(config, group, definitions) for config, group in groups.items()]
-
-
-def _candidate(config: str, rows: list[Row], definitions: Mapping[str, tuple[str, str]]) -> Candidate:
-    name = rows[0].name
-    require(len({row.name for row in rows}) == 1, f"configuration {config}", [row.name for row in rows], "one name")
-    require(len(rows) >= 3, f"candidate {name}: seeds", len(rows), stats.SEEDS_WANTED)
-    scores = {}
-    for metric, (definition, unit) in definitions.items():
-        lacking = [row.seed for row in rows if metric not in row.values]
-        require(not lacking, f"candidate {name}: {metric}", f"not measured for seeds {lacking}", "a value a seed")
-        data = {row.data.get(metric, "") for row in rows}
-        one = len(data) == 1 and "" not in data
-        require(one, f"candidate {name}: data of {metric}", sorted(data), "one digest for all seeds")
-        scores[metric] = over_seeds([row.values[metric] for row in rows], data.pop(), definition, unit)
-    seeds = tuple(row.seed for row in rows)
-    return Candidate(name, config, fingerprint(sorted((row.seed, row.digest) for row in rows)), seeds, scores)
 
 
 def sound(estimate: Estimate) -> str:

@@ -1,7 +1,5 @@
 """What a language model's output keeps when an SAE stands in for its activation: measured on the sentence embedding."""
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -44,11 +42,3 @@ def embedding_recovered(
     require(worst > 1e-9, "hook", f"{hook}, where mean-ablation changes nothing", "a place that the output depends on")
     changes = [model.embed(tokens, spliced(model, hook, saes[i], tokens)) - clean for i in range(len(saes))]
     return [1 - float(change.square().sum()) / worst for change in changes]
-
-
-def activations_of(
-    model: LanguageModel, hook: str, texts: Sequence[str], context: int = 64
-) -> Float[Tensor, "n d_model"]:
-    """Return the activations of the text tokens of other texts at a hook, equal rows once."""
-    tokens = model.tokenize(texts, context)
-    return model.at(tokens, hook)[tokens.kept].unique(dim=0)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from husai import comparison, metrics, stats
+from husai import comparison, nulls, stats
 from husai.activations import Activations
 from husai.benches.contrastive import read
 from husai.benches.probing import encoder, sparse_probe
@@ -18,6 +18,7 @@ from husai.language.pretrained import LanguageModel
 from husai.language.site import Site
 from husai.models import Models
 from husai.saes import SAEBatch
+from husai.shards import in_memory
 from husai.study import Study, score_matrix
 from husai.tasks import frequency_power, generator, sequences
 from husai.text.corpus import TOPICS
@@ -119,9 +120,12 @@ def texts(site: Site, documents: Sequence[str], context: int = 64) -> Shift:
 
 
 def _read(site: Site, documents: Sequence[str], context: int) -> Part:
-    """Return the activations of all text tokens of some documents."""
+    """Return the activations of all text tokens of some documents, equal rows once, as the site's own are collected."""
     values, _, ids = read(site.model, site.hook, documents, context)
-    return Part(values, _goes_on(site.model, ids))
+    distinct, which = values.unique(dim=0, return_inverse=True)
+    first = torch.full((len(distinct),), len(values)).scatter_reduce(0, which, torch.arange(len(values)), "amin")
+    kept = first.sort().values
+    return Part(values[kept], _goes_on(site.model, ids[kept]))
 
 
 def _goes_on(model: LanguageModel, ids: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
@@ -133,16 +137,17 @@ def _goes_on(model: LanguageModel, ids: Int[Tensor, " n"]) -> Bool[Tensor, " n"]
 def judge(studies: Sequence[Study], shifts: Sequence[Shift]) -> dict[str, dict[str, Estimate]]:
     """Return what SAEs lose on every part outside, beside their held-out rows; one entry of both lists a model.
 
-    `fvu`: variance that is not explained, about the mean of the rows in question; `agreement`: mean max cosine between
-    seeds, each latent weighted by how often it fires on those rows; `auc`: of a probe on `READ` latents, chosen and
-    fitted on training rows. Each is `_inside`, `_outside`, and their difference `_drop`, above 0 where the part outside
+    `fvu`: unexplained squares a row, in units of the variance of the held-out rows on either side; `excess`: that less
+    what as many principal axes of the training rows leave on the same rows; `agreement`: mean max cosine between seeds,
+    each latent weighted by how often it fires on those rows; `auc`: of a probe on `READ` latents, chosen and fitted on
+    training rows. Each is `_inside`, `_outside`, and their difference `_drop`, above 0 where the part outside
     is worse. Intervals over models and seeds, or in this model.
     """
     found = [_one(study, shift) for study, shift in zip(studies, shifts, strict=True)]
     estimates: dict[str, dict[str, Estimate]] = {}
     for name in shifts[0].outside:
         estimates[name] = {}
-        for key, sign in (("fvu", -1), ("agreement", 1), ("auc", 1)):
+        for key, sign in (("fvu", -1), ("excess", -1), ("agreement", 1), ("auc", 1)):
             inside, outside = (np.stack([one[key, side] for one in found]) for side in ("", name))
             for end, values in (("inside", inside), ("outside", outside), ("drop", sign * (inside - outside))):
                 estimates[name][f"{key}_{end}"] = over(values)
@@ -158,12 +163,33 @@ def over(values: np.ndarray) -> Estimate:
 
 def less(study: Study, shift: Shift, name: str, than: str) -> Estimate:
     """Return how much less FVU one part outside costs than another, paired over the seeds of one study."""
-    first, second = (_fvu(study, shift.outside[part].first(JUDGED).values) for part in (than, name))
+    first, second = (fvu(study, shift.outside[part].first(JUDGED).values) for part in (than, name))
     return stats.difference(first, second)
 
 
-def _fvu(study: Study, x: Tensor) -> list[float]:
-    return [metrics.fvu(x, x_hat, x.mean(0)) for x_hat in study.saes.reconstruct(x)]
+def fvu(study: Study, x: Float[Tensor, "n d_model"]) -> list[float]:
+    """Return, per seed, mean |x - x_hat|^2 over rows in units of the held-out rows' mean |x - mean|^2.
+
+    The denominator is the same whatever the rows, so that rows which vary little among themselves cost no more; on the
+    held-out rows it is the study's own FVU. ValueError: held-out rows that do not vary.
+    """
+    return [_unexplained(study, x, x_hat) for x_hat in study.saes.reconstruct(x)]
+
+
+def pca_fvu(study: Study, x: Float[Tensor, "n d_model"]) -> float:
+    """Return the same for as many principal axes of the training rows as the SAEs have active latents."""
+    acts = study.activations
+    rows = in_memory(acts.fit)
+    k = min(rows.shape[1], max(1, round(study.quality["l0"].value)))
+    axes = nulls.principal_axes(rows, k).to(x)
+    return _unexplained(study, x, acts.mean + (x - acts.mean) @ axes.T @ axes)
+
+
+def _unexplained(study: Study, x: Tensor, x_hat: Tensor) -> float:
+    acts = study.activations
+    total = (acts.held_out.double() - acts.mean).square().sum(1).mean()
+    require(bool(total > 0), "held_out", "equal to the mean everywhere", "activations that vary")
+    return float((x.double() - x_hat).square().sum(1).mean() / total)
 
 
 def _one(study: Study, shift: Shift) -> dict[tuple[str, str], np.ndarray]:
@@ -174,16 +200,20 @@ def _one(study: Study, shift: Shift) -> dict[tuple[str, str], np.ndarray]:
     for side, whole in {"": Part(acts.held_out, shift.labels[held]), **shift.outside}.items():
         part = whole.first(JUDGED)
         rates = list(study.saes.firing(part.values))
-        found["fvu", side] = np.array(_fvu(study, part.values))
+        found["fvu", side] = np.array(fvu(study, part.values))
+        found["excess", side] = found["fvu", side] - pca_fvu(study, part.values)
         found["agreement", side] = score_matrix("frequency_weighted_max_cosine", [*study.saes.W_dec], rates)
         found["auc", side] = np.array([_auc(study.saes[i], shift, part) for i in range(len(study.seeds))])
     return found
 
 
 def _auc(sae: SAEBatch, shift: Shift, part: Part) -> float:
-    """Return the AUC on a part of a probe that is made on training rows."""
-    rows = shift.inside.training.nonzero()[:, 0]
-    rows = rows[torch.randperm(len(rows), generator=generator(0, "stress/probe"))[:PROBED]]
-    code = encoder(sae)
-    judged = code(part.first(PROBED).values), part.first(PROBED).labels
-    return sparse_probe(code(shift.inside.values[rows]), shift.labels[rows], *judged, READ).auc  # type: ignore[index,arg-type]
+    """Return the AUC on random rows of a part of a probe that is made on random training rows."""
+    rows = _some(shift.inside.training.nonzero()[:, 0])
+    code, asked = encoder(sae), _some(torch.arange(len(part.values)))
+    judged = code(part.values[asked]), part.labels[asked]
+    return sparse_probe(code(shift.inside.values[rows]), shift.labels[rows], *judged, READ).auc  # type: ignore[index]
+
+
+def _some(rows: Int[Tensor, " n"]) -> Int[Tensor, " m"]:
+    return rows[torch.randperm(len(rows), generator=generator(0, "stress/probe"))[:PROBED]]
