@@ -60,7 +60,7 @@ class LanguageModel:
 
     name: str
     """The name that it was loaded by."""
-    network: nn.Module = field(repr=False)
+    network: Any = field(repr=False)
     """A BertModel or GPTNeoXModel."""
     tokenizer: Any = field(repr=False)
     """Its fast tokenizer."""
@@ -283,5 +283,5 @@ def _read(name: str, folder: Path) -> LanguageModel:
     return LanguageModel(name, _still(network), tokenizer)
 
 
-def _still(network: nn.Module) -> nn.Module:
+def _still(network: Any) -> nn.Module:
     return network.eval().requires_grad_(False)
