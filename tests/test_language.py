@@ -254,7 +254,7 @@ def test_a_spliced_sae_changes_text_tokens_only(neox: pretrained.LanguageModel) 
 def test_an_sae_of_another_width_is_refused(neox: pretrained.LanguageModel) -> None:
     weights = torch.ones(1, 8, 4), torch.zeros(1, 4), torch.ones(1, 4, 8), torch.zeros(1, 8)
     sae = saes.SAEBatch(SAEConfig(d_sae=4, k=1), (0,), *weights)
-    with pytest.raises(ValueError, match="sae is 'one for d_model = 8'; wanted one for .*: 16"):
+    with pytest.raises(ValueError, match="d_model of the SAEs is 8; wanted 16, the width of"):
         splice.spliced(neox, "hook_embed", sae, neox.tokenize(["word1"], 4))
 
 
@@ -274,6 +274,9 @@ def test_a_tokenizer_of_another_model_is_refused(neox_folder: Path, tmp_path: Pa
     (other / "tokenizer.json").write_text(text)
     with pytest.raises(ValueError, match="tokenizer is 'one with ids up to 48'; wanted that of other, which embeds 48"):
         pretrained.load(str(other))
+    fewer = copy(neox_folder, tmp_path / "fewer", eos_token_id=47)
+    with pytest.raises(ValueError, match="eos_token_id is 0'; wanted that of fewer, whose eos_token_id is 47"):
+        pretrained.load(str(fewer))
 
 
 def test_folders_that_are_no_model_are_refused(neox_folder: Path, tmp_path: Path) -> None:
@@ -296,6 +299,8 @@ def test_a_copy_in_the_store_stands_for_the_hub(neox_folder: Path, monkeypatch: 
     place.parent.mkdir(parents=True)
     copy(neox_folder, place)
     assert pretrained.load("pythia-70m-deduped").digest == pretrained.load(str(neox_folder)).digest
+    with pytest.raises(ValueError, match="revision is 'v1'; wanted '': the store holds one version"):
+        pretrained.load("pythia-70m-deduped", "v1")
 
 
 def test_without_a_network_the_reader_is_told_what_to_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

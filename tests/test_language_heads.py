@@ -61,6 +61,25 @@ def test_contrasts_find_a_shared_start_and_no_distance_between_styles() -> None:
     assert list(rows) == ["styles, same seed", "styles, other seeds", "standard", "adhd", "other layer", "untrained"]
 
 
+def test_a_head_that_all_models_have_in_one_layer_is_beyond_both_nulls() -> None:
+    draw = torch.Generator().manual_seed(4)
+    styles = {style: torch.rand(3, 2, 6, 16, generator=draw) for style in ("standard", "adhd")}
+    for one in styles.values():
+        one[:, 1, 2] = 10 * torch.eye(16)[5]
+    found = heads.contrasts(heads.tables(styles, torch.rand(3, 2, 6, 16, generator=draw), 1))
+    assert found["beyond_layer"].low > 0 and found["beyond_untrained"].low > 0
+
+
+def test_what_all_heads_have_in_common_makes_no_match() -> None:
+    draw = torch.Generator().manual_seed(3)
+    fall = 0.7 ** torch.arange(16)
+    styles = {s: fall + 0.02 * torch.rand(3, 2, 4, 16, generator=draw) for s in ("standard", "adhd")}
+    assert heads.scores(*[one[:, 1] for one in styles.values()])["same_index"].min() > 0.99
+    found = heads.tables(styles, fall + 0.02 * torch.rand(3, 2, 4, 16, generator=draw), 1)
+    assert abs(found["styles"]["same_index"].mean()) < 0.2
+    assert heads.contrasts(found)["beyond_layer"].low < 0 < heads.contrasts(found)["beyond_layer"].high
+
+
 def test_too_long_a_profile_is_refused() -> None:
     with pytest.raises(ValueError, match="distances is 200"):
         heads.profiles(models(), OF, 200)

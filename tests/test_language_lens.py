@@ -10,6 +10,7 @@ from husai.language.gpt import GPTConfig, GPTs
 
 CONFIG = GPTConfig(n_layers=3, n_heads=2, d_model=16, d_mlp=16)
 OF = matched.texts("adhd", n=20)
+LATER = OF.before_onset & (OF.tokens != matched.tokenizer().id("<|steps|>"))
 
 
 def models(style: str = "adhd") -> GPTs:
@@ -19,7 +20,7 @@ def models(style: str = "adhd") -> GPTs:
 def test_the_last_layer_is_the_models_own_probability() -> None:
     found, said = lens.at_onsets(models(), OF), models().logits(OF.tokens).softmax(-1)
     ids = torch.tensor(matched.regulation_ids(matched.tokenizer()))
-    wanted = said[:, OF.before_onset][:, :, ids].sum(-1).mean(1)
+    wanted = said[:, LATER][:, :, ids].sum(-1).mean(1)
     torch.testing.assert_close(found.regulation[:, -1], wanted)
     comes = (OF.onset & OF.regulation)[:, 1:]
     there = said[:, :, :-1][:, comes][:, :, ids].sum(-1).mean(1)
@@ -48,10 +49,12 @@ def test_a_block_that_writes_the_direction_of_the_words_is_where_they_rise() -> 
     torch.testing.assert_close(torch.tensor(found.rise("regulation", 1)), torch.zeros(3), atol=1e-4, rtol=0)
     assert (found.regulation[:, 3] > 5 * found.regulation[:, 2]).all()
     standard = lens.at_onsets(models("standard"), matched.texts("standard", n=20))
-    values = lens.summary({"standard": standard, "adhd": found})
-    assert values["rise_L2"].value > 0.5 and values["largest_at"].value == 2.0
+    values = lens.summary({"standard": standard, "adhd": found}, lens.chance(planted))
+    assert values["rise_L2"].value > 0.5 and values["largest_in"] == "L2 in 3 of 3 models" and values["rises_adhd"]
+    total = found.regulation[:, 3].log10() - math.log10(5 / 512)
+    assert values["share_L2"].value == pytest.approx(float((torch.tensor(found.rise("regulation", 2)) / total).mean()))
     assert values["adhd_L2"].value == pytest.approx(found.regulation[:, 3].mean().item())
-    assert values["standard_highest"].value >= values["standard_L0"].value
+    assert values["standard_times_uniform"].value >= values["standard_L0"].value * 512 / 5 - 1e-6
     assert [e.value for e in found.by_layer("regulation")][3] > [e.value for e in found.by_layer("regulation")][2]
 
 

@@ -34,5 +34,7 @@ def test_none_asked_for_is_none_and_missing_ones_are_named(tmp_path: Path) -> No
     assert public.agreement([]) is None
     with pytest.raises(ValueError, match="at least 3 SAEs"):
         public.agreement(["a", "b"])
-    with pytest.raises(ValueError, match=r"names holds 'someone/saes/seed0'; wanted downloaded SAEs: put the files of"):
-        public.agreement([f"someone/saes/seed{i}" for i in range(3)])
+    with pytest.raises(ValueError, match="folder is 'seed0'; wanted a folder with"):
+        public.agreement([str(tmp_path / f"seed{i}") for i in range(3)])
+    with pytest.raises(ValueError, match="folder is 'hf://someone'; wanted"):
+        public.agreement(["hf://someone"] * 3)

@@ -105,7 +105,8 @@ class _Reader:
 
     def blocks(self) -> Iterator[Float[Tensor, "rows d_model"]]:
         """Yield the rows of one batch of documents after another, until there are as many as wanted."""
-        left, seen, compare = self.tokens, set(), _Compare(self.model.d_model)
+        seen: set[tuple[int, ...]] = set()
+        left, compare = self.tokens, _Compare(self.model.d_model)
         order = torch.randperm(len(self.corpus.documents), generator=generator(self.seed, "language/documents"))
         for chunk in order.split(max(1, min(ROWS, self.tokens) // self.context)):
             batch = self.model.tokenize([self.corpus.documents[i] for i in chunk], self.context)

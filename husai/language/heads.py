@@ -1,6 +1,8 @@
 """Which attention heads of two GPTs do the same: attention profiles by position, and what chance makes of a best match.
 
-The published pair of heads was found by its profile; the best of 64 pairs is high for heads without a match too.
+The published pair of heads was found by its profile. Profiles are positive and mostly fall with distance, so that the
+cosine of any two is high; and the best of 64 pairs is high for heads without a match too. Here the mean profile of all
+heads is subtracted first, and the best pair stands beside as many pairs that have no reason to match.
 """
 
 from collections.abc import Mapping
@@ -52,6 +54,12 @@ def cosines(
     return torch.nn.functional.normalize(a, dim=-1) @ torch.nn.functional.normalize(b, dim=-1).T
 
 
+def centred(*parts: Profiles) -> list[Profiles]:
+    """Return profiles less the mean profile of all heads of all layers and models in all parts."""
+    mean = torch.cat([part.flatten(0, 2) for part in parts]).mean(0)
+    return [part - mean for part in parts]
+
+
 def scores(
     a: Float[Tensor, "seeds heads distances"], b: Float[Tensor, "seeds heads distances"]
 ) -> dict[str, Float[np.ndarray, "seeds seeds"]]:  # fmt: skip
@@ -71,9 +79,10 @@ def tables(
     """Return `scores` of the heads of a layer, from 1 up, for every kind of pair of models; each of as many pairs.
 
     The two styles; two seeds of a style; and two nulls: a head of this layer in the first style with one of the layer
-    before in the second, and heads of untrained models.
+    before in the second, and heads of untrained models. Profiles are `centred`, those of both styles at one mean.
     """
-    (first, a), (second, b) = by_style.items()
+    first, second = by_style
+    (a, b), (random,) = centred(*by_style.values()), centred(random)
     return {
         "styles": scores(a[:, layer], b[:, layer]),
         first: scores(a[:, layer], a[:, layer]),
@@ -94,17 +103,22 @@ def compared(found: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[st
 
 
 def contrasts(found: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Estimate]:
-    """Return two differences of `tables` over seeds.
+    """Return four differences of `tables` over seeds.
 
     `apart`: one-to-one similarity between styles less that within a style, both between seeds. `start`: similarity of
-    heads of equal index between the styles, same seed less other seeds. ValueError: fewer than 3 seeds.
+    heads of equal index between the styles, same seed less other seeds. `beyond_layer`, `beyond_untrained`: the best
+    pair of heads between styles less that of different layers and that of untrained models, between seeds. ValueError:
+    fewer than 3 seeds.
     """
     styles, *within = list(found.values())[:3]
     cross, inside = styles["assigned"], np.mean([table["assigned"] for table in within], 0)
     same = styles["same_index"]
     n = len(same)
     others = ((same.sum(0) + same.sum(1)) / 2 - same.diagonal()) / (n - 1)
+    best = {kind: (found[kind]["best"] + found[kind]["best"].T) / 2 for kind in ("styles", "other layer", "untrained")}
     return {
+        "beyond_layer": stats.difference(best["styles"], best["other layer"]),
+        "beyond_untrained": stats.difference(best["styles"], best["untrained"]),
         "apart": stats.difference((cross + cross.T) / 2, inside),
         "start": stats.difference(same.diagonal(), others),
     }

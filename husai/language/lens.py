@@ -1,6 +1,11 @@
-"""The logit lens at step onsets: what each layer of a GPT would say next if it were the last one."""
+"""The logit lens at step onsets: what each layer of a GPT would say next if it were the last one.
+
+A text's first onset is left out: no text begins with a regulation action. So is the rise from the embedding to the
+first block: with tied embeddings the lens at the embedding mostly says the token that was read.
+"""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -15,7 +20,7 @@ from husai.language.matched import Texts, regulation_ids, texts
 
 
 class Onsets(NamedTuple):
-    """What the residual stream says, layer by layer, where a step's first token is predicted."""
+    """What the residual stream says, layer by layer, where the first token of a step but the first is predicted."""
 
     hooks: tuple[str, ...]
     """The embedding, then the residual stream after every block."""
@@ -42,15 +47,16 @@ class Onsets(NamedTuple):
 
 
 def at_onsets(models: GPTs, of: Texts) -> Onsets:
-    """Return the logit lens at the positions before step onsets: the final norm and unembedding at every layer.
+    """Return the logit lens at the positions before later step onsets: the final norm and unembedding at every layer.
 
     P_l(T) = mean over onsets of sum_{t in T} softmax(unembed(resid_l))_t. Source: nostalgebraist (2020), logit lens.
     """
     wanted = ("hook_embed", *(f"blocks.{layer}.hook_resid_post" for layer in range(models.config.n_layers)))
     regulation, opening = torch.tensor(regulation_ids(models.tokenizer)), openings(of.style, models)
     sums = torch.zeros(3, len(models.seeds), len(wanted))
-    comes = of.before_onset & torch.nn.functional.pad(of.regulation[:, 1:], (0, 1))
-    for tokens, before, now in zip(*(x.split(128) for x in (of.tokens, of.before_onset, comes)), strict=True):
+    later = of.before_onset & (of.before_onset.cumsum(1) > 1)
+    comes = later & torch.nn.functional.pad(of.regulation[:, 1:], (0, 1))
+    for tokens, before, now in zip(*(x.split(128) for x in (of.tokens, later, comes)), strict=True):
 
         def read(name: str, value: Tensor, before: Tensor = before, now: Tensor = now) -> None:
             if name in wanted:
@@ -62,7 +68,7 @@ def at_onsets(models: GPTs, of: Texts) -> Onsets:
                 sums[2, :, place] += of_regulation[:, now[before]].sum(1)
 
         models.logits(tokens, read)
-    n = of.before_onset.sum()
+    n = later.sum()
     return Onsets(wanted, sums[0] / n, sums[1] / n, sums[2] / comes.sum())
 
 
@@ -80,26 +86,37 @@ def chance(models: GPTs) -> float:
     return math.log10(len(regulation_ids(models.tokenizer)) / models.config.vocabulary)
 
 
-def summary(found: Mapping[str, Onsets], layer: int = 2) -> dict[str, Estimate]:
+def summary(found: Mapping[str, Onsets], uniform: float, layer: int = 2) -> dict[str, Estimate | bool | str]:
     """Return the values by which the published circuit is judged, with intervals over model seeds.
 
-    `<style>_embedding`, `<style>_L<l>`: P(regulation); `rise_L<layer>`: log10 of its rise in adhd through the
-    block; `rise_beyond_legibility`: that less the rise of P(any step opening); `largest_rise`: of any block, and
-    `largest_at`, its mean number; `standard_highest`: the standard models' largest P(regulation) of all layers;
-    `lift_L<l>`: `Onsets.lift` in adhd.
+    `<style>_embedding`, `<style>_L<l>`: P(regulation). In adhd: `rise`, log10 of the last layer's over that of a layer
+    that says nothing, whose log10 is `uniform` (`chance`); `rises_adhd`: whether every model has one; `share_L2`,
+    the part of it in the block `layer`; `rise_L2`, log10 of the rise in that block; `rise_beyond_legibility`, that less
+    the rise of P(any step opening); `largest_rise`, of any block after the first; `largest_in`, which blocks these are,
+    and in how many models; `lift_L<l>`, `Onsets.lift`. `standard_times_uniform`: the standard models' largest
+    P(regulation) after any block, as a multiple of a silent layer's.
     """
-    values = {
+    values: dict[str, Estimate | bool | str] = {
         f"{style}_{'embedding' if i == 0 else f'L{i - 1}'}": stats.mean(column.tolist())
         for style, one in found.items()
         for i, column in enumerate(one.regulation.T)
     }
     adhd, standard = found["adhd"], found["standard"]
     values |= {f"lift_L{i}": stats.mean(column.tolist()) for i, column in enumerate(adhd.lift.T[1:])}
-    rises = adhd.regulation.log10().diff(dim=1)
+    here, total = adhd.rise("regulation", layer), (adhd.regulation[:, -1].log10() - uniform).tolist()
+    rises = adhd.regulation[:, 1:].log10().diff(dim=1)  # of the blocks from 1 up
     return values | {
-        f"rise_L{layer}": stats.mean(adhd.rise("regulation", layer)),
-        "rise_beyond_legibility": stats.difference(adhd.rise("regulation", layer), adhd.rise("openings", layer)),
+        "rise": stats.mean(total),
+        "rises_adhd": min(total) > 0,
+        f"share_L{layer}": stats.mean([part / whole for part, whole in zip(here, total, strict=True)]),
+        f"rise_L{layer}": stats.mean(here),
+        "rise_beyond_legibility": stats.difference(here, adhd.rise("openings", layer)),
         "largest_rise": stats.mean(rises.amax(1).tolist()),
-        "largest_at": stats.mean(rises.argmax(1).float().tolist()),
-        "standard_highest": stats.mean(standard.regulation.amax(1).tolist()),
+        "largest_in": ", ".join(f"L{i + 1} in {n} of {len(rises)} models" for i, n in _counted(rises.argmax(1))),
+        "standard_times_uniform": stats.mean((standard.regulation[:, 1:].amax(1) / 10**uniform).tolist()),
     }
+
+
+def _counted(values: Tensor) -> list[tuple[int, int]]:
+    """Return (value, how often it is there), the most frequent first."""
+    return Counter(values.tolist()).most_common()

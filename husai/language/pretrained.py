@@ -60,7 +60,7 @@ class LanguageModel:
 
     name: str
     """The name that it was loaded by."""
-    network: nn.Module = field(repr=False)
+    network: Any = field(repr=False)
     """A BertModel or GPTNeoXModel."""
     tokenizer: Any = field(repr=False)
     """Its fast tokenizer."""
@@ -238,10 +238,11 @@ def _from_hub(name: str, revision: str) -> Path:
         RevisionNotFoundError,
     )
 
-    revision = revision or PINNED.get(name, "main")
     place = artifacts.root() / "pretrained" / name.replace("/", "--")
     if place.is_dir():
+        require(not revision, "revision", revision, f"'': the store holds one version, in pretrained/{place.name}")
         return place
+    revision = revision or PINNED.get(name, "main")
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
     except RevisionNotFoundError:
@@ -276,6 +277,11 @@ def _read(name: str, folder: Path) -> LanguageModel:
     except (OSError, RuntimeError) as error:
         raise ValueError(f"name is {name!r}; wanted a folder with its complete weights ({error})") from None
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    stated = json.loads((folder / "config.json").read_text())
+    for role in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        came, wanted = getattr(tokenizer, role), stated.get(role)
+        fits = came is None or not isinstance(wanted, int) or came == wanted
+        require(fits, "tokenizer", f"one whose {role} is {came}", f"that of {name}, whose {role} is {wanted}")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     highest, rows = max(tokenizer.get_vocab().values()), int(config.vocab_size)
@@ -283,5 +289,5 @@ def _read(name: str, folder: Path) -> LanguageModel:
     return LanguageModel(name, _still(network), tokenizer)
 
 
-def _still(network: nn.Module) -> nn.Module:
+def _still(network: Any) -> nn.Module:
     return network.eval().requires_grad_(False)

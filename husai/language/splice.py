@@ -4,14 +4,9 @@ import torch
 from torch import Tensor
 
 from husai.config import require
+from husai.formats import require_width
 from husai.language.pretrained import Hooks, LanguageModel, Tokens
 from husai.saes import SAEBatch
-
-
-def require_fits(sae: SAEBatch, model: LanguageModel) -> None:
-    """Refuse SAEs of another width than the model's."""
-    d_model = sae.W_dec.shape[-1]
-    require(d_model == model.d_model, "sae", f"one for d_model = {d_model}", f"one for {model.name}: {model.d_model}")
 
 
 def spliced(model: LanguageModel, hook: str, sae: SAEBatch, tokens: Tokens, silence: Tensor | None = None) -> Hooks:
@@ -22,7 +17,7 @@ def spliced(model: LanguageModel, hook: str, sae: SAEBatch, tokens: Tokens, sile
     """
     model.require_hook(hook)
     require(len(sae) == 1, "sae", f"{len(sae)} of them", "one SAE: sae[i] picks it")
-    require_fits(sae, model)
+    require_width(sae, model.d_model, model.name)
 
     def replace(name: str, value: Tensor) -> Tensor | None:
         if name != hook:

@@ -5,10 +5,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from husai.config import require
+from husai.formats import require_width
 from husai.language.collect import TextActivations
 from husai.language.pretrained import LanguageModel, Tokens
 from husai.language.site import Site
-from husai.language.splice import require_fits, spliced
+from husai.language.splice import spliced
 from husai.saes import SAEBatch
 from husai.tasks import generator
 
@@ -31,7 +32,7 @@ def embedding_recovered(
     that with the mean activation there; special tokens stay. ValueError: SAEs of another width, a hook whose removal
     changes nothing.
     """
-    require_fits(saes, model)
+    require_width(saes, model.d_model, model.name)
     model.require_hook(hook)
 
     def ablate(name: str, value: Tensor) -> Tensor | None:

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import importlib.util
 import json
+import platform
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -78,7 +79,7 @@ def reference(packages: Sequence[str] = tuple(PACKAGES)) -> Corpus:
         texts, labels = zip(*_installed(packages), strict=True)
         write_json(folder / "documents.json", {"documents": texts, "labels": labels})
 
-    config = {"versions": versions, "shortest": SHORTEST}
+    config = {"versions": versions, "shortest": SHORTEST, "python": platform.python_version()}
     folder = artifacts.stored("corpora", config, build, modules=("text.corpus",))
     found = json.loads((folder / "documents.json").read_text())
     return of("documentation of " + ", ".join(("Python", *packages)), found["documents"], found["labels"])
