@@ -11,7 +11,7 @@ DELAY = 2.0
 """Seconds before a bar appears: what is loaded from the store shows none."""
 
 
-def watched(work: Iterable[T], sizes: Sequence[float], unit: str) -> Iterator[T]:
+def watched(work: Iterable[T], sizes: Sequence[int], unit: str) -> Iterator[T]:
     """Yield the pieces of `work`, moving a bar by each one's size: share done, rate in `unit`/s and time left.
 
     The bar goes to stderr and is left standing. Pieces are yielded unchanged and in order.

@@ -21,7 +21,7 @@ from husai.evidence import Claim, format_value
 
 LEDGER = "book/claims.toml"
 GATES, QUALITY = "book/gates.toml", "book/quality.toml"
-"""What decides beside the ledger: the release gate in the notebook that judges by it, quality wherever SAEs are judged."""
+"""What decides beside the ledger: the release gate where 75 judges by it, quality wherever SAEs are judged."""
 RELEASE = "75"
 TOLERANCE = 0.01
 """Relative change of a number without an interval that is not called drift."""
