@@ -95,7 +95,7 @@ def test_reassigned_units_stay_in_their_pair_or_leave_it() -> None:
 
 
 def framed(pairs: int, frames: int, d: int, seed: int) -> Bags:
-    """Pairs whose sides hold the same few of many frames; a row is a latent of its frame, a little noise, and no subject."""
+    """Pairs whose sides hold the same few of many frames; a row is its frame and noise, no subject."""
     draw = generator(seed, "test/framed")
     number = torch.cat([torch.randperm(2 * frames, generator=draw)[:frames].repeat(2) for _ in range(pairs)])
     values = torch.eye(d)[number] + 0.05 * torch.rand(len(number), d, generator=draw)

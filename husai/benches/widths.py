@@ -107,10 +107,11 @@ def on_published(
     source: str, model: LanguageModel, hook: str, saes: SAEBatch, draws: int, rows: int = 200,
     columns: Sequence[Tensor] | None = None,
 ) -> dict[str, Estimate | str]:  # fmt: skip
-    """Return the interpretability of SAEs, by all latents or some columns a seed, on the published stories, or why these were not read.
+    """Return the interpretability of SAEs on the published stories, or why these were not read.
 
-    `source` is a folder or the dataset's name on the hub, "" for none. {"published": "run" or "not run: ..."} and, if
-    it was run, `published_score`, `published_coded_score` and `published_rank`.
+    By all latents, or by some `columns` a seed. `source` is a folder or the dataset's name on the hub, "" for none.
+    {"published": "run" or "not run: ..."} and, if it was run, `published_score`, `published_coded_score` and
+    `published_rank`.
     """
     if not source:
         return {"published": "not run: no folder or dataset was named"}
