@@ -11,7 +11,7 @@ from torch import Tensor
 
 from husai import activations, stats
 from husai.activations import Activations
-from husai.benches import contrastive
+from husai.benches import contrastive, widths
 from husai.benches.contrastive import Bags, Sums
 from husai.config import SAEConfig, TaskConfig, TrainConfig
 from husai.language import pretrained
@@ -88,9 +88,36 @@ def test_swapping_sides_and_permuting_latents_change_no_score() -> None:
 
 def test_reassigned_units_stay_in_their_pair_or_leave_it() -> None:
     made = bags(4, 6, 3, 0)
-    within, across = (contrastive.reassigned(made, 5, across) for across in (False, True))
-    assert sorted(within.tolist()) == sorted(across.tolist()) == list(range(48))
-    assert torch.equal(made.pair[within], made.pair) and not torch.equal(made.pair[across], made.pair)
+    for across in (False, True):
+        at, units = contrastive.reassigned(made, 5, across)
+        assert sorted(at.tolist()) == sorted(units.tolist()) == list(range(48))
+        assert torch.equal(made.pair[units], made.pair[at]) is not across
+
+
+def framed(pairs: int, frames: int, d: int, seed: int) -> Bags:
+    """Pairs whose sides hold the same few of many frames; a row is its frame and noise, no subject."""
+    draw = generator(seed, "test/framed")
+    number = torch.cat([torch.randperm(2 * frames, generator=draw)[:frames].repeat(2) for _ in range(pairs)])
+    values = torch.eye(d)[number] + 0.05 * torch.rand(len(number), d, generator=draw)
+    place = torch.arange(2 * pairs).repeat_interleave(frames)
+    return Bags(values, torch.arange(len(number)), place // 2, place % 2, number)
+
+
+def test_matched_units_change_places_with_one_another_alone() -> None:
+    made = framed(5, 4, 8, 0)
+    for across in (False, True):
+        at, units = contrastive.reassigned(made, 1, across)
+        assert sorted(at.tolist()) == sorted(units.tolist()) == list(range(40))
+        assert torch.equal(made.match[units], made.match[at]) and not torch.equal(units, at)
+        assert torch.equal(made.pair[units], made.pair[at]) is not across
+
+
+def test_without_a_subject_ranks_are_uniform_if_frames_are_matched_and_near_0_if_not() -> None:
+    made, code = framed(120, 6, 24, 0), identity(24, 24)
+    found, free = contrastive.judge(code, made, 31), contrastive.judge(code, made._replace(match=None), 31)
+    for name in ("contrastive", "independence", "interpretability"):
+        assert abs(found[name].rank - 0.5) < 0.08
+    assert max(free[name].rank for name in ("independence", "interpretability")) < 0.1
 
 
 def test_a_planted_latent_is_found_and_noise_ranks_as_chance_at_every_width() -> None:
@@ -138,26 +165,26 @@ def studies(sums: Activations, tmp_path_factory: pytest.TempPathFactory) -> dict
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HUSAI_ARTIFACTS", str(tmp_path_factory.mktemp("artifacts")))
         config = TrainConfig(SAEConfig(d_sae=8, k=2), steps=8, batch_size=16)
-        return contrastive.trained(sums, config, [8, 12], [0, 1, 2])
+        return widths.trained(sums, config, [8, 12], [0, 1, 2])
 
 
 def test_widths_are_compared_with_random_dictionaries_of_their_own(
     sums: Activations, studies: dict[int, Study]
 ) -> None:
     assert {one.config.sae.k for one in studies.values()} == {2}
-    kinds = contrastive.controls(studies[12])
+    kinds = widths.controls(studies[12])
     assert {kind: tuple(saes.W_dec.shape) for kind, saes in kinds.items()} == dict.fromkeys(
         contrastive.KINDS, (3, 12, 16)
     )
     assert not torch.equal(kinds["N0"].W_dec[0], kinds["N0"].W_dec[1])
-    found = contrastive.score_all(studies, contrastive.residues(sums, TaskConfig(11), 0), 5)
-    rows = contrastive.summary(found, 8)
+    found = widths.score_all(studies, contrastive.residues(sums, TaskConfig(11), 0), 5)
+    rows = widths.summary(found, 8)
     wide, narrow = (found[width, "N0"]["interpretability_coded_score"] for width in (12, 8))
     assert rows["rise_N0"] == stats.difference(wide, narrow)
     ours, random = (found[8, kind]["interpretability_score"] for kind in ("SAE", "N2"))
     assert rows["excess_N2"] == stats.difference(ours, random)
-    widths, estimates = contrastive.lines(found, "contrastive_share")["SAE"]
-    assert widths == [8, 12] and all(0 < one.value <= 1 for one in estimates)
+    at, estimates = widths.lines(found, "contrastive_share")["SAE"]
+    assert at == [8, 12] and all(0 < one.value <= 1 for one in estimates)
 
 
 @pytest.fixture(scope="module")
@@ -180,10 +207,33 @@ def test_published_stories_are_scored_or_say_why_not(minilm: pretrained.Language
     saes = stack([identity(8, 8, seed) for seed in range(3)])
     weights = {"W_enc": eye.T.expand(3, 384, 8).clone(), "W_dec": eye.expand(3, 8, 384).clone()}
     saes = replace(saes, **weights, b_dec=torch.zeros(3, 384))
-    score = partial(contrastive.on_published, model=minilm, hook="hook_embed", saes=saes, draws=3)
+    score = partial(widths.on_published, model=minilm, hook="hook_embed", saes=saes, draws=3)
     assert score("") == {"published": "not run: no folder or dataset was named"}
     assert score(str(tmp_path))["published"].startswith("not run: source is")
     record = {"subject": "noise", "story1": "It was loud. Very loud!", "story2": "A hush. All was quiet."}
     (tmp_path / "stories.jsonl").write_text("\n".join([json.dumps(record)] * 2))
     found = score(str(tmp_path))
     assert found["published"] == "run" and 0 < found["published_score"].value <= contrastive.bound(8)
+
+
+def test_dead_latents_do_not_count_and_all_kinds_score_by_as_many(sums: Activations, studies: dict[int, Study]) -> None:
+    one = studies[12]
+    kinds = widths.controls(one)
+    columns = widths.living(one, kinds)
+    for kind, saes in kinds.items():
+        assert [len(kept) for kept in columns[kind]] == [len(kept) for kept in columns["SAE"]]
+        rates = saes.firing(sums.held_out)
+        assert all(bool((rates[i][kept] > 1e-3).all()) for i, kept in enumerate(columns[kind]))
+    made = contrastive.residues(sums, TaskConfig(11), 0)
+    few = contrastive.judge(one.saes[0], made, 3, columns=torch.arange(4))["contrastive"]
+    whole = contrastive.add_up(one.saes[0], made)
+    cut = contrastive.scores(Sums(whole.sums[:, :4], whole.counts), made.pair, made.side)["contrastive"].mean()
+    assert few.score == pytest.approx(float(cut), rel=1e-5)
+    assert few.share == pytest.approx(few.score / contrastive.bound(4))
+
+
+def test_a_rank_at_its_ceiling_compares_no_widths() -> None:
+    key = "interpretability_coded_rank"
+    found = {(8, "SAE"): {key: [0.9, 0.8]}, (8, "N0"): {key: [1.0, 1.0]}, (16, "SAE"): {key: [0.99, 0.9]}}
+    assert widths.below_ceiling(found)
+    assert not widths.below_ceiling(found | {(32, "SAE"): {key: [0.97, 0.95]}})

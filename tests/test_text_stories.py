@@ -16,9 +16,10 @@ RECORDS = [
 def test_the_sides_of_a_pair_differ_in_the_words_of_the_subject_alone() -> None:
     for pair in templates(30, 0, sentences=6):
         high, low = (words.split() for words in SUBJECTS[pair.subject])
-        assert len(pair.high) == len(pair.low) == 6
-        for one, other in zip(pair.high, pair.low, strict=True):
-            frame = next(frame for frame in FRAMES if one in {frame.format(word) for word in high})
+        assert len(pair.high) == len(pair.low) == len(set(pair.frames)) == 6
+        for one, other, number in zip(*pair[1:], strict=True):
+            frame = FRAMES[number]
+            assert one in {frame.format(word) for word in high}
             assert other in {frame.format(word) for word in low}
 
 
@@ -37,7 +38,7 @@ def test_the_published_columns_are_read_from_a_folder(kind: str, tmp_path: Path)
         text = json.dumps(RECORDS) if kind == "json" else "\n".join(json.dumps(record) for record in RECORDS)
         (tmp_path / f"train.{kind}").write_text(text)
     first, second = published(str(tmp_path))
-    assert first == ("noise", ("It was loud.", "Very loud!"), ("A hush.", "Quiet."))
+    assert first == ("noise", ("It was loud.", "Very loud!"), ("A hush.", "Quiet."), ())
     assert second.low == ("Dark.", "Darker.")
     assert len(published(str(tmp_path), rows=1)) == 1
 

@@ -5,29 +5,22 @@ null, a form that does not depend on the number of latents, and the bound that t
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from husai import stats, study
 from husai.activations import Activations
-from husai.benches.probing import random_dictionary
-from husai.config import TaskConfig, TrainConfig, require, stream_seed
-from husai.evidence import Estimate
+from husai.config import TaskConfig, require, stream_seed
 from husai.language.pretrained import LanguageModel, Tokens
-from husai.saes import ROWS, SAEBatch, stack
-from husai.study import Study
+from husai.saes import ROWS, SAEBatch
 from husai.tasks import generator, sequences
-from husai.text.stories import StoryPair, published
+from husai.text.stories import StoryPair
 
 SCORES = ("contrastive", "independence", "independence_coded", "interpretability", "interpretability_coded")
 """As the paper has them, and as its code has them."""
-KINDS = ("SAE", "N0", "N2")
-"""SAEs, and untrained dictionaries of their width and k: isotropic, and with the covariance of the data."""
 BATCH = 256
 """Sentences that a model reads at a time."""
 
@@ -43,6 +36,8 @@ class Bags(NamedTuple):
     """The pair that each unit belongs to, 0 to pairs - 1."""
     side: Int[Tensor, " units"]
     """Which side of it, 0 or 1."""
+    match: Int[Tensor, " units"] | None = None
+    """What a unit may change places with, the same number; None: with any other."""
 
 
 class Sums(NamedTuple):
@@ -118,7 +113,8 @@ def read(
 def sentences(model: LanguageModel, hook: str, pairs: Sequence[StoryPair], context: int = 64) -> Bags:
     """Return pairs of stories as bags of their tokens at a hook; sentences, each read on its own, are the units.
 
-    Special tokens and padding do not count. ValueError: no pair, a sentence without a token, an unknown hook.
+    Sentences of one frame, where all pairs have frames, match. Special tokens and padding do not count. ValueError: no
+    pair, a sentence without a token, an unknown hook.
     """
     require(len(pairs) >= 1, "pairs", "none", "at least one pair of stories")
     texts = [sentence for pair in pairs for story in (pair.high, pair.low) for sentence in story]
@@ -126,15 +122,18 @@ def sentences(model: LanguageModel, hook: str, pairs: Sequence[StoryPair], conte
     story = torch.arange(len(lengths)).repeat_interleave(lengths)
     values, unit, _ = read(model, hook, texts, context)
     require(len(unit.unique()) == len(texts), "pairs", "a sentence without a token", "sentences with tokens")
-    return Bags(values, unit, story // 2, story % 2)
+    matched = all(len(pair.frames) == len(pair.high) == len(pair.low) for pair in pairs)
+    frames = [frame for pair in pairs for frame in 2 * pair.frames]
+    return Bags(values, unit, story // 2, story % 2, torch.tensor(frames) if matched else None)
 
 
-def add_up(sae: SAEBatch, bags: Bags) -> Sums:
-    """Return one SAE's latents added up within units; ValueError: not one SAE."""
+def add_up(sae: SAEBatch, bags: Bags, columns: Int[Tensor, " latents"] | None = None) -> Sums:
+    """Return one SAE's latents, or some of them, added up within units; ValueError: not one SAE."""
     require(len(sae) == 1, "sae", f"{len(sae)} seeds", "one: `saes[index]`")
-    sums = bags.values.new_zeros(len(bags.pair), sae.config.d_sae)
+    columns = torch.arange(sae.config.d_sae) if columns is None else columns
+    sums = bags.values.new_zeros(len(bags.pair), len(columns))
     for rows, unit in zip(bags.values.split(ROWS), bags.unit.split(ROWS), strict=True):
-        sums.index_add_(0, unit, sae.encode(rows)[0])
+        sums.index_add_(0, unit, sae.encode(rows)[0][:, columns])
     return Sums(sums, torch.bincount(bags.unit, minlength=len(bags.pair)).to(sums))
 
 
@@ -155,10 +154,15 @@ def scores(sums: Sums, pair: Int[Tensor, " units"], side: Int[Tensor, " units"])
     return dict(zip(SCORES, map(largest_z, values), strict=True))
 
 
-def reassigned(bags: Bags, seed: int, across: bool = False) -> Int[Tensor, " units"]:
-    """Return the units in a random order: by pairs and shuffled within these, so that sides mix, or `across` pairs."""
-    keys = torch.rand(len(bags.pair), generator=generator(seed, "benches/reassigned"))
-    return (keys if across else keys + bags.pair).argsort()
+def reassigned(bags: Bags, seed: int, across: bool = False) -> tuple[Int[Tensor, " units"], Int[Tensor, " units"]]:
+    """Return the places of units, and the units that come there: shuffled within their pair, or `across` pairs.
+
+    Units that `match` change places only with one another: two sides that share their frames share them still.
+    """
+    match = torch.zeros_like(bags.pair) if bags.match is None else bags.match
+    group = match if across else bags.pair * (int(match.max()) + 1) + match
+    keys = torch.rand(len(group), generator=generator(seed, "benches/reassigned")).double()
+    return group.argsort(stable=True), (keys + group).argsort()
 
 
 class Judged(NamedTuple):
@@ -174,24 +178,25 @@ class Judged(NamedTuple):
     """Score over its `bound`."""
 
 
-def judge(sae: SAEBatch, bags: Bags, draws: int, seed: int = 0) -> dict[str, Judged]:
-    """Return the scores of one SAE, each beside its permutation null.
+def judge(
+    sae: SAEBatch, bags: Bags, draws: int, seed: int = 0, columns: Int[Tensor, " latents"] | None = None
+) -> dict[str, Judged]:
+    """Return the scores of one SAE, by all latents or some columns, each beside its permutation null.
 
-    Units change sides within their pair; for independence, which knows no sides, they change pairs. (Swapping whole
-    sides, or permuting latents, changes no score.) With D draws of which b score lower and e the same, a pair's rank is
-    (b + (e + 1) / 2) / (D + 1), of expectation 1/2 if the units are exchangeable. ValueError: no draw.
+    Units change sides within their pair; for independence, which knows no sides, they change pairs; those that match
+    with one another only. (Swapping whole sides, or permuting latents, changes no score.) With D draws of which b score
+    lower and e the same, a pair's rank is (b + (e + 1) / 2) / (D + 1), of expectation 1/2 if the units that change
+    places are exchangeable. ValueError: no draw.
     """
     require(draws >= 1, "draws", draws, "at least one draw")
-    sums, order = add_up(sae, bags), bags.pair.argsort(stable=True)
-    pair, side = bags.pair[order], bags.side[order]
-    found = scores(sums, bags.pair, bags.side)
-    drawn: dict[str, Tensor] = {}
+    sums = add_up(sae, bags, columns)
+    found, drawn = scores(sums, bags.pair, bags.side), dict[str, Tensor]()
     for across in (False, True):
         moves = [reassigned(bags, stream_seed(seed, str(draw)), across) for draw in range(draws)]
-        rows = [scores(Sums(sums.sums[moved], sums.counts[moved]), pair, side) for moved in moves]
+        rows = [scores(Sums(sums.sums[to], sums.counts[to]), bags.pair[at], bags.side[at]) for at, to in moves]
         names = [name for name in SCORES if name.startswith("independence") == across]
         drawn |= {name: torch.stack([row[name] for row in rows]) for name in names}
-    return {name: _beside(value, drawn[name], sae.config.d_sae) for name, value in found.items()}
+    return {name: _beside(value, drawn[name], sums.sums.shape[1]) for name, value in found.items()}
 
 
 def _beside(value: Float[Tensor, " pairs"], drawn: Float[Tensor, "draws pairs"], d_sae: int) -> Judged:
@@ -201,87 +206,14 @@ def _beside(value: Float[Tensor, " pairs"], drawn: Float[Tensor, "draws pairs"],
     return Judged(score, float(drawn.double().mean()), float(ranks.double().mean()), score / bound(d_sae))
 
 
-def over_seeds(saes: SAEBatch, bags: Bags, draws: int, seed: int = 0) -> dict[str, list[float]]:
-    """Return `judge` of every SAE seed, {"contrastive_score": one value a seed, "contrastive_null": ..., ...}."""
-    rows = [judge(saes[index], bags, draws, seed) for index in range(len(saes))]
+def over_seeds(
+    saes: SAEBatch, bags: Bags, draws: int, seed: int = 0, columns: Sequence[Tensor] | None = None
+) -> dict[str, list[float]]:
+    """Return `judge` of every SAE seed, {"contrastive_score": one value a seed, "contrastive_null": ..., ...}.
+
+    `columns`: the latents of every seed that count.
+    """
+    of = [None] * len(saes) if columns is None else columns
+    rows = [judge(saes[index], bags, draws, seed, of[index]) for index in range(len(saes))]
     keys = [(name, field) for name in SCORES for field in Judged._fields]
     return {f"{name}_{field}": [getattr(row[name], field) for row in rows] for name, field in keys}
-
-
-def controls(one: Study) -> dict[str, SAEBatch]:
-    """Return a study's SAEs beside untrained dictionaries of their width and k, one a seed, by `random_dictionary`.
-
-    "N0": isotropic rows; "N2": rows with the covariance of the data. ValueError: activations in shards.
-    """
-    made, rows = one.saes, one.activations.fit
-    if not isinstance(rows, Tensor):
-        raise ValueError("one has activations in shards; wanted activations in memory")
-    drawn = {
-        kind: stack([random_dictionary(made[i], rows, kind, seed) for i, seed in enumerate(one.seeds)])
-        for kind in KINDS[1:]
-    }
-    return {"SAE": made, **drawn}
-
-
-def trained(acts: Activations, config: TrainConfig, widths: Sequence[int], seeds: Sequence[int]) -> dict[int, Study]:
-    """Return one study a width, all with the k that is chosen at the configuration's own width."""
-    config = study.resolved(acts, config, seeds)
-    configs = {width: replace(config, sae=replace(config.sae, d_sae=width)) for width in widths}
-    return study.run({width: (acts, one) for width, one in configs.items()}, seeds)
-
-
-Scored = dict[tuple[int, str], dict[str, list[float]]]
-"""By width and kind ("SAE" and its `controls`), what `over_seeds` returns."""
-
-
-def score_all(studies: Mapping[int, Study], bags: Bags, draws: int, seed: int = 0) -> Scored:
-    """Return the scores of every width, of its SAEs and of their controls."""
-    kinds = {(width, kind): saes for width, one in studies.items() for kind, saes in controls(one).items()}
-    return {place: over_seeds(saes, bags, draws, seed) for place, saes in kinds.items()}
-
-
-def summary(found: Scored, width: int) -> dict[str, Estimate]:
-    """Return what width does to a score, and what an SAE has beyond a random dictionary at one width.
-
-    `rise_SAE`, `rise_N0`, `rise_N2`: interpretability as coded, widest less narrowest; `rise_rank` the same of the
-    SAEs' mean rank; `excess_N0`, `excess_N2`: interpretability as the paper has it, SAE less control; `rank_N0` and
-    `rank_N2` the same of the rank. Paired over SAE seeds. `score`, `coded`, `null` and `rank` are the SAEs' own there.
-    """
-    name, coded = "interpretability", "interpretability_coded"
-    ends = min(w for w, _ in found), max(w for w, _ in found)
-    narrow, wide = ({kind: found[end, kind] for kind in KINDS} for end in ends)
-    here = {kind: found[width, kind] for kind in KINDS}
-    rows = {
-        f"rise_{kind}": stats.difference(wide[kind][f"{coded}_score"], narrow[kind][f"{coded}_score"]) for kind in KINDS
-    }
-    rows["rise_rank"] = stats.difference(wide["SAE"][f"{coded}_rank"], narrow["SAE"][f"{coded}_rank"])
-    for kind in KINDS[1:]:
-        rows[f"excess_{kind}"] = stats.difference(here["SAE"][f"{name}_score"], here[kind][f"{name}_score"])
-        rows[f"rank_{kind}"] = stats.difference(here["SAE"][f"{name}_rank"], here[kind][f"{name}_rank"])
-    own = {"score": f"{name}_score", "coded": f"{coded}_score", "null": f"{name}_null", "rank": f"{name}_rank"}
-    return rows | {key: stats.mean(here["SAE"][field]) for key, field in own.items()}
-
-
-def lines(found: Scored, field: str) -> dict[str, tuple[list[int], list[Estimate]]]:
-    """Return one field against width, {kind: (widths, estimates over seeds)}, as `plots.interval_panels` draws it."""
-    widths = sorted({width for width, _ in found})
-    return {kind: (widths, [stats.mean(found[width, kind][field]) for width in widths]) for kind in KINDS}
-
-
-def on_published(
-    source: str, model: LanguageModel, hook: str, saes: SAEBatch, draws: int, rows: int = 200
-) -> dict[str, Estimate | str]:
-    """Return the interpretability of SAEs on the published stories, or why these were not read.
-
-    `source` is a folder or the dataset's name on the hub, "" for none. {"published": "run" or "not run: ..."} and, if
-    it was run, `published_score`, `published_coded_score` and `published_rank`.
-    """
-    if not source:
-        return {"published": "not run: no folder or dataset was named"}
-    try:
-        pairs = published(source, rows)
-    except ValueError as error:
-        return {"published": f"not run: {error}"}
-    found = over_seeds(saes, sentences(model, hook, pairs), draws)
-    ends = ("score", "coded_score", "rank")
-    return {"published": "run"} | {f"published_{end}": stats.mean(found[f"interpretability_{end}"]) for end in ends}

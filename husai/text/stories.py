@@ -69,6 +69,8 @@ class StoryPair(NamedTuple):
     """Sentences of the story in which the subject is extremely high."""
     low: tuple[str, ...]
     """Sentences of the story in which it is extremely low."""
+    frames: tuple[int, ...] = ()
+    """Frame of each sentence, the same in both stories; empty if they are not matched."""
 
 
 def templates(pairs: int, seed: int, sentences: int = 8) -> list[StoryPair]:
@@ -90,7 +92,7 @@ def templates(pairs: int, seed: int, sentences: int = 8) -> list[StoryPair]:
             choice = words.split()
             picks = torch.randint(len(choice), (sentences,), generator=draw).tolist()
             sides.append(tuple(FRAMES[i].format(choice[j]) for i, j in zip(frames, picks, strict=True)))
-        found.append(StoryPair(subject, *sides))
+        found.append(StoryPair(subject, *sides, tuple(frames)))
     return found
 
 
