@@ -40,6 +40,7 @@ def test_a_grid_takes_its_tokens_from_one_site_and_keeps_the_held_out_rows() -> 
     for (tokens, _, width), (part, config) in cells.items():
         assert int(part.training.sum()) == tokens and torch.equal(part.held_out, acts.held_out)
         assert config.sae.d_sae == width
+        assert config.steps * config.batch_size * 2 / width == 10 * 256 * 2 / 8, "as many updates a latent"
     with pytest.raises(ValueError, match="at most the 400 training rows"):
         designs.grid({0: acts}, [500], [8], 2, 10)
 
@@ -51,8 +52,8 @@ def planted(noise: float = 0.0, seed: int = 0) -> dict[designs.Cell, axes.Candid
         for depth in (0, 1, 3):
             for width in (64, 128):
                 value = 0.02 * np.log2(tokens) - 0.03 * depth - 0.01 * np.log2(width)
-                row = tuple((value + noise * draw.normal(size=4)).tolist())
-                cells[tokens, depth, width] = axes.Candidate("cell", "saes/x", (0, 1, 2, 3), {"auc": row}, np.eye(4))
+                row = value + noise * draw.normal(size=4)
+                cells[tokens, depth, width] = axes.Candidate("cell", (0, 1, 2, 3), {"auc": row})
     return cells
 
 
@@ -64,6 +65,24 @@ def test_slopes_find_what_was_planted() -> None:
         inside = [found[factor].low < exact[factor].value < found[factor].high for found in draws]
         assert 0.9 <= np.mean(inside) <= 0.99, "an interval of 95 % covers 95 %"
     assert all(e.n == 4 for e in draws[0].values()), "n counts seeds, not cells"
+
+
+def test_a_slope_of_probing_is_over_classes_and_seeds() -> None:
+    """Tokens help the pairs of class a alone: the mean slope is theirs in part, and uncertain for other classes."""
+    pairs, cells = ("a | b", "a | c", "b | c"), {}
+    for cell in planted():
+        auc = np.array([0.03, 0.03, 0.0])[:, None] * np.log2(cell[0]) + np.zeros((3, 4))
+        cells[cell] = axes.Candidate("cell", (0, 1, 2, 3), {"auc": auc}, pairs)
+    found = designs.slopes(cells, "auc")["tokens"]
+    assert found.value == pytest.approx(0.02) and found.low < 0 and found.n == 3
+
+
+def test_cells_are_named_by_their_levels() -> None:
+    found = designs.named(planted(), "auc")
+    assert len(found) == 24 and found["sound_few_L3_wide"] is True
+    assert found["cell_many_L0_narrow_auc"] == planted()[4000, 0, 64].estimate("auc")
+    with pytest.raises(ValueError, match="two widths"):
+        designs.named({cell: one for cell, one in planted().items() if cell[2] == 64}, "auc")
 
 
 def test_a_factor_with_one_level_has_no_slope() -> None:

@@ -1,84 +1,92 @@
 """One configuration on all axes: what it says about itself, and what a benchmark says about it, seed by seed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
+import torch
+from jaxtyping import Float
 
-from husai import comparison, stats
+from husai import gains, nulls, stats
+from husai.benches import probing
 from husai.config import require
 from husai.evidence import Estimate
-from husai.study import Study
+from husai.shards import in_memory
+from husai.study import Study, score_matrix
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
-    """SAEs of one configuration on one site, S seeds: one value a seed on every axis, and the agreement of all pairs.
+    """SAEs of one configuration on one site, S seeds: on every axis one value a seed, or one a task and seed.
 
-    ValueError: an axis without one finite value a seed, or an agreement that is not [seeds, seeds].
+    ValueError: an axis that is neither [seeds] nor [tasks, seeds], or not finite.
     """
 
     name: str
     """How the configuration is called."""
-    address: str
-    """The artifact that holds the SAEs, kind/hash: all values are of these and no others."""
     seeds: tuple[int, ...]
     """The SAEs' seeds."""
-    values: Mapping[str, tuple[float, ...]]
-    """One value a seed on every axis, in the order of `seeds`."""
-    agreement: Float64[np.ndarray, "seeds seeds"] = field(repr=False, compare=False)
-    """Mean max cosine of the alive decoder rows of every pair of seeds."""
+    values: Mapping[str, Float[np.ndarray, "*tasks seeds"]]
+    """The values on every axis, seeds last."""
+    tasks: tuple[str, ...] = ()
+    """Names of the tasks, "one class | other"."""
+    sound: bool = True
+    """Whether the SAEs reconstruct, live and have their L0; the plateau is not asked for."""
 
     def __post_init__(self) -> None:
+        shapes = ((len(self.seeds),), (len(self.tasks), len(self.seeds)))
         for axis, found in self.values.items():
-            fits = len(found) == len(self.seeds) and bool(np.isfinite(found).all())
-            require(fits, axis, list(found), f"one finite value for each of {len(self.seeds)} seeds")
-        shape = (len(self.seeds), len(self.seeds))
-        require(self.agreement.shape == shape, "agreement.shape", self.agreement.shape, f"{shape}, [seeds, seeds]")
+            fits = found.shape in shapes and bool(np.isfinite(found).all())
+            require(fits, axis, found.tolist(), f"finite values, {shapes[0]} or {shapes[1]}")
 
-    def on(self, axis: str) -> np.ndarray:
-        """Return the values on one axis [seeds]; ValueError: an axis that was not measured."""
+    def on(self, axis: str) -> Float[np.ndarray, "*tasks seeds"]:
+        """Return the values on one axis; ValueError: an axis that was not measured."""
         require(axis in self.values, "axis", axis, f"one of {sorted(self.values)}")
-        return np.array(self.values[axis])
+        return self.values[axis]
 
     def estimate(self, axis: str) -> Estimate:
-        """Return the mean over seeds with its interval."""
-        return stats.mean(self.on(axis))
-
-    def record(self) -> dict[str, Any]:
-        """Return the same as plain lists and numbers, for a file."""
-        values = {axis: list(found) for axis, found in self.values.items()}
-        return {
-            "name": self.name, "address": self.address, "seeds": list(self.seeds), "values": values,
-            "agreement": self.agreement.tolist(),
-        }  # fmt: skip
+        """Return the mean with its interval (`over`)."""
+        return over(self.on(axis), self.tasks)
 
 
-def of(name: str, study: Study, external: Mapping[str, Sequence[float]] | None = None) -> Candidate:
-    """Return a study as a candidate: its own axes, and those that a benchmark gave it, one value a seed.
+def over(values: Float[np.ndarray, "*tasks seeds"], tasks: Sequence[str]) -> Estimate:
+    """Return the mean with its interval: over seeds, or, where there is a value a task, over classes and seeds."""
+    return stats.mean(values) if values.ndim == 1 else probing.over_classes(values, tasks)
 
-    Own axes: "fvu", "l0" and "alive" on held-out activations; "agreement", the mean max cosine of alive rows between
-    seeds; "gap_N0" and "gap_N2", the same less that of isotropic and of covariance-matched draws at equal counts. A
-    score of pairs enters by its jackknife pseudo-values, whose mean is the mean over pairs. ValueError: fewer than 3
-    seeds, or a benchmark with other numbers of values.
+
+def of(
+    name: str, study: Study, external: Mapping[str, Sequence[float] | np.ndarray], tasks: Sequence[str] = ()
+) -> Candidate:
+    """Return a study as a candidate: "fvu", "l0" and "alive" on held-out activations, and what benchmarks gave it."""
+    values = {axis: np.array(found, float) for axis, found in (study.by_seed | dict(external)).items()}
+    return Candidate(name, study.seeds, values, tuple(tasks), gains.sound(study))
+
+
+def beyond(studies: Mapping[Any, Study]) -> dict[Any, list[float]]:
+    """Return how much more the seeds of every study agree than covariance-matched draws, at one number of latents.
+
+    Mean max cosine of each seed's commonest latents, as many as the study with the fewest has alive in that seed,
+    less that of as many draws (N2): the jackknife pseudo-values, whose mean is the mean over pairs. ValueError: other
+    seeds or activations among the studies.
     """
-    scores = study.scores("mean_max_cosine")
-    pairs = {"agreement": scores}
-    pairs |= {f"gap_{null}": comparison.compare([study], null).gaps[0] for null in ("N0", "N2")}
-    values = {axis: stats.pseudo_values(stats.square(matrix, axis, 2)).tolist() for axis, matrix in pairs.items()}
-    values |= study.by_seed | dict(external or {})
-    folder = study.folder
-    address = f"{folder.parent.name}/{folder.name}"
-    plain = {axis: tuple(float(value) for value in found) for axis, found in values.items()}
-    return Candidate(name, address, study.seeds, plain, np.array(scores, float))
+    first = next(iter(studies.values()))
+    for one in studies.values():
+        require(one.seeds == first.seeds, "studies: seeds", one.seeds, f"one list for all, {first.seeds}")
+        same = torch.equal(one.activations.mean, first.activations.mean)
+        require(same, "studies", "other activations", "one site for all")
+    counts = torch.stack([one.alive.sum(1) for one in studies.values()]).amin(0).tolist()
+    root = nulls.covariance_root(in_memory(first.activations.fit))
+    rows = [nulls.coloured(root, n, seed) for n, seed in zip(counts, first.seeds, strict=True)]
+    drawn = score_matrix("mean_max_cosine", rows)
+    scores = {name: one.matrix("mean_max_cosine", one.commonest(counts)) for name, one in studies.items()}
+    return {name: stats.pseudo_values(stats.square(found - drawn, name, 2)).tolist() for name, found in scores.items()}
 
 
 def difference(a: Candidate, b: Candidate, axis: str) -> Estimate:
-    """Return a - b on one axis, paired over their seeds; ValueError: other seeds, or an axis that one lacks."""
+    """Return a - b on one axis, paired over tasks and seeds; ValueError: other seeds, or an axis that one lacks."""
     require(a.seeds == b.seeds, "b.seeds", b.seeds, f"{a.seeds}, those of a")
-    return stats.difference(a.on(axis), b.on(axis))
+    return over(a.on(axis) - b.on(axis), a.tasks)
 
 
 def excess(candidate: Candidate, ladder: Sequence[Candidate], axis: str) -> Estimate | None:
@@ -97,17 +105,19 @@ def excess(candidate: Candidate, ladder: Sequence[Candidate], axis: str) -> Esti
     upper = max(1, int(np.searchsorted(l0, at)))
     share = float(np.log(at / l0[upper - 1]) / np.log(l0[upper] / l0[upper - 1]))
     reference = (1 - share) * rungs[upper - 1].on(axis) + share * rungs[upper].on(axis)
-    return stats.difference(candidate.on(axis), reference)
+    return over(candidate.on(axis) - reference, candidate.tasks)
 
 
 def trend(ladder: Sequence[Candidate], axis: str) -> Estimate:
-    """Return the change of an axis for twice the L0 along a ladder of settings, by least squares, seed by seed.
+    """Return the change of an axis for twice the L0 along a ladder of settings, by least squares, value by value.
 
     ValueError: fewer than two settings, an axis that one lacks, fewer than 3 seeds.
     """
     require(len(ladder) >= 2, "ladder", f"{len(ladder)} settings", "two or more to draw a line through")
     places = np.log2([rung.on("l0").mean() for rung in ladder])
-    return stats.mean(np.polyfit(places, np.stack([rung.on(axis) for rung in ladder]), 1)[0])
+    values = np.stack([rung.on(axis) for rung in ladder])
+    slopes = np.polyfit(places, values.reshape(len(ladder), -1), 1)[0]
+    return over(slopes.reshape(values.shape[1:]), ladder[0].tasks)
 
 
 def matched(candidate: Candidate, l0: float, tolerance: float = 0.1) -> bool:

@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from husai import stats
 from husai.activations import Activations
-from husai.axes.candidates import Candidate
+from husai.axes.candidates import Candidate, over
 from husai.config import TrainConfig, require
 from husai.evidence import Estimate
 from husai.recipes import converged
@@ -22,7 +21,9 @@ Cell = tuple[int, int, int]
 def architectures(
     d_sae: int, k: int, steps: int, penalties: Mapping[str, float], experts: int = 4
 ) -> dict[str, TrainConfig]:
-    """Return one configuration an architecture: as many steps and tokens for all, and the same L0.
+    """Return one configuration an architecture: as many steps of one batch size for all, and the same L0.
+
+    Equal training is equal steps times batch, not equal arithmetic: a step costs more where encoders are dense.
 
     The L0 is k by construction where the architecture has a k. `penalties` are the weights that give it to "relu" and
     "gated" (L1) and, of "jump_relu", the width of its kernel: found by L0 alone on other seeds, and checked here by
@@ -56,10 +57,12 @@ def ladder(d_sae: int, ks: Sequence[int], steps: int) -> dict[int, TrainConfig]:
 def grid(
     sites: Mapping[int, Activations], tokens: Sequence[int], widths: Sequence[int], k: int, steps: int, seed: int = 0
 ) -> dict[Cell, tuple[Activations, TrainConfig]]:
-    """Return a condition for every number of training tokens, depth and width: TopK, the same steps and k for all.
+    """Return a condition for every number of training tokens, depth and width: TopK, the same k for all.
 
-    `sites` holds the activations after so many blocks. A smaller number of tokens is a random part of the training
-    rows; the held-out rows stay. ValueError: more tokens than a site has for training.
+    `steps` are those of the narrowest; a wider one has more in proportion, so that a latent has as many updates on
+    average, whatever the width (the sources held epochs). `sites` holds the activations after so many blocks. A smaller
+    number of tokens is a random part of the training rows, seen as many more times; the held-out rows stay. ValueError:
+    more tokens than a site has for training.
     """
     parts: dict[tuple[int, int], Activations] = {}
     for depth, acts in sites.items():
@@ -67,16 +70,16 @@ def grid(
         require(max(tokens) <= rows, "tokens", max(tokens), f"at most the {rows} training rows after {depth} blocks")
         parts |= {(n, depth): acts.subsample(n / rows, seed) for n in tokens}
     return {
-        (n, depth, width): (parts[n, depth], converged(width, k, steps))
+        (n, depth, width): (parts[n, depth], converged(width, k, steps * width // min(widths)))
         for n in tokens for depth in sites for width in widths
     }  # fmt: skip
 
 
 def slopes(cells: Mapping[Cell, Candidate], axis: str) -> dict[str, Estimate]:
-    """Return how an axis changes with each factor of a grid, the others held: {factor: slope}, seed by seed.
+    """Return how an axis changes with each factor of a grid, the others held: {factor: slope}.
 
     Least squares of the axis on log2 tokens, depth and log2 width over all cells: the change for twice the tokens, one
-    block more and twice the width, each with its interval over seeds. ValueError: a factor with one level only, cells
+    block more and twice the width, each with the interval of `candidates.over`. ValueError: a factor with one level only, cells
     of other seeds.
     """
     places = np.array(list(cells), float)
@@ -87,8 +90,24 @@ def slopes(cells: Mapping[Cell, Candidate], axis: str) -> dict[str, Estimate]:
     require(len(lists) == 1, "cells: seeds", sorted(lists), "one list of seeds for all cells")
     design = np.column_stack([np.ones(len(places)), np.log2(places[:, 0]), places[:, 1], np.log2(places[:, 2])])
     values = np.stack([candidate.on(axis) for candidate in cells.values()])
-    found = np.linalg.lstsq(design, values, rcond=None)[0][1:]
-    return {factor: stats.mean(row) for factor, row in zip(FACTORS, found, strict=True)}
+    found = np.linalg.lstsq(design, values.reshape(len(cells), -1), rcond=None)[0][1:]
+    tasks = next(iter(cells.values())).tasks
+    return {factor: over(row.reshape(values.shape[1:]), tasks) for factor, row in zip(FACTORS, found, strict=True)}
+
+
+def named(cells: Mapping[Cell, Candidate], axis: str) -> dict[str, Estimate | bool]:
+    """Return an axis in every cell and whether its SAEs are sound: {"cell_few_L0_narrow_axis", "sound_few_L0_narrow"}.
+
+    ValueError: other than two numbers of tokens and two widths.
+    """
+    levels = [sorted({cell[index] for cell in cells}) for index in (0, 2)]
+    require([len(found) for found in levels] == [2, 2], "cells", levels, "two numbers of tokens and two widths")
+    few, narrow = levels[0][0], levels[1][0]
+    found: dict[str, Estimate | bool] = {}
+    for (tokens, depth, width), one in cells.items():
+        label = f"{'few' if tokens == few else 'many'}_L{depth}_{'narrow' if width == narrow else 'wide'}"
+        found |= {f"cell_{label}_{axis}": one.estimate(axis), f"sound_{label}": one.sound}
+    return found
 
 
 def marginal(cells: Mapping[Cell, Candidate], axis: str, factor: str) -> dict[int, Estimate]:
@@ -100,7 +119,8 @@ def marginal(cells: Mapping[Cell, Candidate], axis: str, factor: str) -> dict[in
     index = list(FACTORS).index(factor)
     levels = sorted({cell[index] for cell in cells})
     rows = {level: [one.on(axis) for cell, one in cells.items() if cell[index] == level] for level in levels}
-    return {level: stats.mean(np.mean(found, 0)) for level, found in rows.items()}
+    tasks = next(iter(cells.values())).tasks
+    return {level: over(np.mean(found, 0), tasks) for level, found in rows.items()}
 
 
 def panel(

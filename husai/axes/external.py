@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from husai import study
 from husai.activations import Activations
-from husai.axes.candidates import Candidate, of
+from husai.axes.candidates import Candidate, beyond, of
 from husai.axes.designs import Cell, grid
 from husai.benches import contrastive, probing
 from husai.benches.contrastive import Bags
@@ -52,11 +52,11 @@ class Questions(NamedTuple):
         assert sums is not None  # there are documents, or `text_tasks` had refused
         return sums / counts[:, None]
 
-    def auc(self, encode: Encode, sizes: Sequence[int] | None) -> float:
-        """Return the mean AUC over the tasks of probes on so many columns of a code, on all columns for None."""
+    def auc(self, encode: Encode, sizes: Sequence[int] | None) -> Float64[np.ndarray, " tasks"]:
+        """Return the AUC on every task of probes on so many columns of a code, on all columns for None."""
         code = self.pooled(encode)
         found = [probing.sparse_probe(*task.parts(lambda rows: code[rows[:, 0].long()]), sizes) for task in self.tasks]
-        return float(np.mean([probe.auc for probe in found]))
+        return np.array([probe.auc for probe in found])
 
 
 def questions(
@@ -93,36 +93,44 @@ class Bench(NamedTuple):
     """How many columns of a code a probe may read; of these the training documents choose."""
     draws: int
     """Permutations of the contrastive pairs."""
-    floors: Mapping[str, float]
-    """Mean AUC of "pca", as few principal components, and of "dense", all coordinates."""
+    floors: Mapping[str, Float64[np.ndarray, " tasks"]]
+    """AUC on every task of "pca", as few principal components, and of "dense", all coordinates."""
 
-    def measure(self, saes: SAEBatch) -> dict[str, list[float]]:
-        """Return every external axis, one value a seed.
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the questions, "one class | other"."""
+        return tuple(task.name for task in self.questions.tasks)
 
-        "probing": AUC of k-sparse probes, mean over the questions; "over_pca" and "over_dense": the same less the AUC
-        of as few principal components, and of all coordinates; "ce": the sources' CE-style score; "contrast": the rank
-        of the contrastive score among permutations.
+    def measure(self, saes: SAEBatch) -> dict[str, Sequence[float] | np.ndarray]:
+        """Return every external axis, one value a seed, or one a task and seed.
+
+        "probing": AUC of k-sparse probes [tasks, seeds]; "over_pca" and "over_dense": the same less the AUC of as few
+        principal components, and of all coordinates; "ce": the sources' CE-style score; "contrast": the rank of the
+        contrastive score among permutations, both means over pairs [seeds].
         """
-        found = {"probing": self.auc(saes)}
-        found |= {f"over_{name}": [auc - floor for auc in found["probing"]] for name, floor in self.floors.items()}
+        auc = self.auc(saes)
+        over = {f"over_{name}": auc - floor[:, None] for name, floor in self.floors.items()}
         judged = contrastive.over_seeds(saes, self.bags, self.draws)
-        return found | {"ce": judged[CE], "contrast": judged[RANK]}
+        return {"probing": auc, **over, "ce": judged[CE], "contrast": judged[RANK]}
 
-    def auc(self, saes: SAEBatch) -> list[float]:
-        """Return the mean AUC over the questions of k-sparse probes, one value a seed."""
-        return [self.questions.auc(probing.encoder(saes[index]), self.sizes) for index in range(len(saes))]
+    def auc(self, saes: SAEBatch) -> Float64[np.ndarray, "tasks seeds"]:
+        """Return the AUC of k-sparse probes on every question, of every seed."""
+        codes = [probing.encoder(saes[index]) for index in range(len(saes))]
+        return np.stack([self.questions.auc(code, self.sizes) for code in codes], 1)
 
-    def random(self, saes: SAEBatch, kind: str = "N2") -> list[float]:
+    def random(self, saes: SAEBatch, kind: str = "N2") -> Float64[np.ndarray, "tasks seeds"]:
         """Return the same of untrained dictionaries of the SAEs' width and k (`probing.random_dictionary`)."""
-        fit, found = in_memory(self.acts.fit), []
-        for index, seed in enumerate(saes.seeds):
-            drawn = probing.random_dictionary(saes[index], fit, kind, seed)
-            found += self.auc(drawn)
-        return found
+        fit = in_memory(self.acts.fit)
+        drawn = [probing.random_dictionary(saes[at], fit, kind, seed) for at, seed in enumerate(saes.seeds)]
+        return np.concatenate([self.auc(one) for one in drawn], 1)
 
-    def judge(self, studies: Mapping[str, Study]) -> dict[str, Candidate]:
-        """Return every study as a candidate, on its own axes and on these."""
-        return {name: of(name, study, self.measure(study.saes)) for name, study in studies.items()}
+    def judge(self, studies: Mapping[Any, Study]) -> dict[Any, Candidate]:
+        """Return every study as a candidate on its own axes and on these; "gap_N2" is `beyond` of all of them."""
+        gaps = beyond(studies)
+        return {
+            name: of(str(name), one, {"gap_N2": gaps[name], **self.measure(one.saes)}, self.tasks)
+            for name, one in studies.items()
+        }
 
 
 def bench(
@@ -164,4 +172,8 @@ def scaling(
     """
     cells = grid({depth: bench.acts for depth, bench in benches.items()}, tokens, widths, k, steps)
     studies = study.run(cells, seeds)
-    return {cell: benches[cell[1]].judge({str(cell): one})[str(cell)] for cell, one in studies.items()}
+    judged = {}
+    for cell, one in studies.items():
+        at = benches[cell[1]]
+        judged[cell] = of(str(cell), one, at.measure(one.saes), at.tasks)
+    return judged
