@@ -174,24 +174,30 @@ class Scores(NamedTuple):
         return self.chosen[code] - of.chosen[baseline]
 
 
-def scores(tasks: Sequence[Task], sae: SAEBatch, sizes: Sequence[int] = KS) -> Scores:
+def scores(
+    tasks: Sequence[Task],
+    sae: SAEBatch,
+    sizes: Sequence[int] = KS,
+    fit: Float[Tensor, "n d_model"] | None = None,
+) -> Scores:
     """Return how well SAEs (all seeds), and as few numbers of any other code, answer the same tasks.
 
     "sae"; "pca" and "neurons", the principal components and the coordinates of the activations; "random" and "matched",
     untrained dictionaries of the SAE's width and k, isotropic and covariance-matched, one draw a seed; "dense", a
-    logistic regression on all coordinates. Axes and covariance are those of a task's training rows.
+    logistic regression on all coordinates. Axes and covariance are those of `fit`, what the SAEs were trained on, or by
+    default of a task's training rows.
     """
     seeds, codes = len(sae), ("sae", "pca", "neurons", "random", "matched")
     by_k = {code: np.zeros((len(sizes), len(tasks), seeds)) for code in codes}
     chosen = {code: np.zeros((len(tasks), seeds)) for code in (*codes, "dense")}
     for t, task in enumerate(map(checked, tasks)):
-        fit = task.rows[task.training[task.owner]]
-        chosen["dense"][t] = sparse_probe(*task.parts(lambda rows: rows), None).auc
-        for code, made in {"pca": components(fit), "neurons": lambda rows: rows}.items():
+        rows = task.rows[task.training[task.owner]] if fit is None else fit
+        chosen["dense"][t] = sparse_probe(*task.parts(lambda x: x), None).auc
+        for code, made in {"pca": components(rows), "neurons": lambda x: x}.items():
             _fill(by_k[code][:, t], chosen[code][t], slice(None), probes(*task.parts(made), sizes))
         for i, seed in enumerate(sae.seeds):
             one = {"sae": sae[i]}
-            one |= {n: random_dictionary(sae[i], fit, k, seed) for n, k in (("random", "N0"), ("matched", "N2"))}
+            one |= {n: random_dictionary(sae[i], rows, k, seed) for n, k in (("random", "N0"), ("matched", "N2"))}
             for code, weights in one.items():
                 _fill(by_k[code][:, t], chosen[code][t], i, probes(*task.parts(encoder(weights)), sizes))
     return Scores(tuple(task.name for task in tasks), tuple(task.digest for task in tasks), chosen, by_k, tuple(sizes))

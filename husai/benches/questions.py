@@ -2,11 +2,11 @@
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -77,57 +77,41 @@ def text_tasks(
     labels: Sequence[str],
     classes: Sequence[str] | None = None,
     most: int = 200,
-    least: int = 20,
+    least: int = 40,
     seed: int = 0,
+    share: float = 0.25,
 ) -> list[Task]:
     """Return one task for every pair of classes of documents: is this document from the first or from the second?
 
     `acts`, `document` are `TextActivations.acts` and `.document` (rows are tokens), `labels` is `Corpus.labels`. An
-    item is a document, its code the mean over its tokens. Documents that SAEs were trained on train the probes, others
-    test them; at most `most` of a class and part, drawn at random, as many of either class. `classes`: by
-    default all with at least `least` test documents, commonest first. ValueError: a class without enough documents,
-    fewer than 2 classes, a document in both parts.
+    item is a document, its code the mean over its tokens. Of a class at most `most` documents are drawn, a pair takes
+    as many of either class, and a share of these, the first ones drawn, tests. What SAEs were trained on plays no role:
+    they see no labels. `classes`: by default all with at least `least` documents, commonest first. ValueError: a class
+    with fewer, fewer than 2 classes.
     """
-    present, first = np.unique(document.numpy(), return_index=True)
-    training = acts.training.numpy()[first]
-    mixed = not np.array_equal(training[np.searchsorted(present, document.numpy())], acts.training.numpy())
-    require(not mixed, "acts.training", "a document in both parts", "rows split by document")
-    found = np.array([labels[i] for i in present])
-    tested = {name: int(((found == name) & ~training).sum()) for name in sorted(set(found.tolist()))}
-    fit = {name: int(((found == name) & training).sum()) for name in tested}
-    usual = [name for name in sorted(tested, key=lambda n: -tested[n]) if min(tested[name], fit[name]) >= least]
+    present = document.unique().tolist()
+    counts = Counter(labels[i] for i in present)
+    usual = [name for name, number in counts.most_common() if number >= least]
     names = usual if classes is None else list(classes)
-    require(len(names) >= 2, "classes", {n: (fit[n], tested[n]) for n in tested}, f"2 or more with {least} documents")
+    require(len(names) >= 2, "classes", dict(counts), f"2 or more with {least} documents")
     for name in names:
-        came = (fit.get(name, 0), tested.get(name, 0))
-        require(min(came) >= least, f"documents of {name!r} to train and test on", came, f"{least} or more each")
-    return [_pair(acts, document, present, found, training, pair, most, seed) for pair in combinations(names, 2)]
+        require(counts[name] >= least, f"documents of {name!r}", counts[name], f"{least} or more")
+    drawn = {}
+    for name in names:
+        mine = torch.tensor([i for i in present if labels[i] == name])
+        drawn[name] = mine[torch.randperm(len(mine), generator=generator(seed, f"probing/{name}"))][:most]
+    return [_pair(acts, document, drawn[a], drawn[b], f"{a} | {b}", share) for a, b in combinations(names, 2)]
 
 
-def _pair(
-    acts: Activations,
-    document: Tensor,
-    present: np.ndarray,
-    found: np.ndarray,
-    training: np.ndarray,
-    pair: tuple[str, str],
-    most: int,
-    seed: int,
-) -> Task:
-    chosen = []
-    for part in (training, ~training):
-        sides = [np.flatnonzero((found == name) & part) for name in pair]
-        number = min(most, *map(len, sides))
-        for side, name in zip(sides, pair, strict=True):
-            order = torch.randperm(len(side), generator=generator(seed, f"probing/{name}")).numpy()
-            chosen.append(side[np.sort(order[:number])])
-    places = np.concatenate(chosen)
-    item = torch.full((int(present.max()) + 1,), -1)
-    item[torch.from_numpy(present[places])] = torch.arange(len(places))
+def _pair(acts: Activations, document: Tensor, first: Tensor, second: Tensor, name: str, share: float) -> Task:
+    n = min(len(first), len(second))
+    chosen = torch.cat([first[:n], second[:n]])
+    item = torch.full((int(max(chosen.max(), document.max())) + 1,), -1)
+    item[chosen] = torch.arange(2 * n)
     owner = item[document.long()]
-    rows = in_memory(acts.values[owner >= 0])
-    answers, fits = torch.from_numpy(found[places] == pair[0]), torch.from_numpy(training[places])
-    return checked(Task(" | ".join(pair), rows, owner[owner >= 0], answers, fits))
+    test = torch.arange(n) < math.ceil(share * n)
+    rows = in_memory(acts.values)[owner >= 0]
+    return checked(Task(name, rows, owner[owner >= 0], torch.arange(2 * n) < n, ~torch.cat([test, test])))
 
 
 def residue_tasks(

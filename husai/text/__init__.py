@@ -1,0 +1,1 @@
+"""Texts: corpora that an installation already holds, made-up task texts, tokenizers."""
