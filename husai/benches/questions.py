@@ -42,6 +42,13 @@ class Task(NamedTuple):
         parts = [self.rows, self.owner, self.labels, self.training]
         return hashlib.sha256(b"".join(part.contiguous().numpy().tobytes() for part in parts)).hexdigest()[:12]
 
+    @property
+    def slice(self) -> str:
+        """Hash of rows and answers, training items first: what sae-probes says that it read, of one row an item."""
+        x, y = self.rows.float(), self.labels.long()
+        parts = [part[here] for here in (self.training, ~self.training) for part in (x, y)]
+        return hashlib.sha256(b"".join(part.contiguous().numpy().tobytes() for part in parts)).hexdigest()[:12]
+
     def items(self, encode: Encode) -> Float[Tensor, "items width"]:
         """Return the mean over an item's rows of a code of them, some rows at a time."""
         total = None
@@ -114,29 +121,37 @@ def _pair(acts: Activations, document: Tensor, first: Tensor, second: Tensor, na
     return checked(Task(name, rows, owner[owner >= 0], torch.arange(2 * n) < n, ~torch.cat([test, test])))
 
 
-def residue_tasks(
-    acts: Activations, answers: Int[Tensor, " n"], classes: Sequence[int], seed: int = 0, share: float = 0.25
-) -> list[Task]:
+def residue_tasks(acts: Activations, answers: Int[Tensor, " n"], classes: Sequence[int], seed: int = 0) -> list[Task]:
     """Return one task for each residue: is this the answer, or is one of the other residues named?
 
-    `acts` are of all inputs, one row each; a share of the items of every class is kept for testing. Negatives are as
-    many as positives, drawn from the other classes. ValueError: fewer than 2 classes, one without enough inputs.
+    `acts` are of all inputs, one row each; training and test items are those of `residues`. Negatives are as many as
+    positives, drawn from the other classes. ValueError: as `residues`.
     """
-    require(len(set(classes)) == len(classes) >= 2, "classes", list(classes), "2 or more different residues")
-    values, tasks = in_memory(acts.values), []
-    test = torch.zeros(len(answers), dtype=torch.bool)
-    for residue in classes:
-        here = (answers == residue).nonzero()[:, 0]
-        order = torch.randperm(len(here), generator=generator(seed, f"probing/residue {residue}"))
-        test[here[order[: math.ceil(share * len(here))]]] = True
+    values, tasks, parts = in_memory(acts.values), [], residues(answers, classes, seed)
     for residue in classes:
         chosen = []
-        for part in (~test, test):
-            mine = ((answers == residue) & part).nonzero()[:, 0]
-            others = (torch.isin(answers, torch.tensor(list(classes))) & (answers != residue) & part).nonzero()[:, 0]
+        for part in parts.values():
+            others = torch.cat([part[other] for other in classes if other != residue])
             order = torch.randperm(len(others), generator=generator(seed, f"probing/others {residue}"))
-            chosen += [mine, others[order[: len(mine)]]]
-        rows = torch.cat(chosen)
-        task = Task(f"{residue}", values[rows], torch.arange(len(rows)), answers[rows] == residue, ~test[rows])
-        tasks.append(checked(task))
+            chosen.append(torch.cat([part[residue], others[order[: len(part[residue])]]]))
+        rows, fits = torch.cat(chosen), torch.arange(sum(map(len, chosen))) < len(chosen[0])
+        tasks.append(checked(Task(f"{residue}", values[rows], torch.arange(len(rows)), answers[rows] == residue, fits)))
     return tasks
+
+
+def residues(
+    answers: Int[Tensor, " n"], classes: Sequence[int], seed: int = 0, share: float = 0.25
+) -> dict[str, dict[int, Tensor]]:
+    """Return the inputs of each class that train and that test, `{"train" | "test": {residue: rows}}`.
+
+    ValueError: fewer than 2 classes, or one with fewer than 6 inputs.
+    """
+    require(len(set(classes)) == len(classes) >= 2, "classes", list(classes), "2 or more different residues")
+    parts: dict[str, dict[int, Tensor]] = {"train": {}, "test": {}}
+    for residue in classes:
+        here = (answers == residue).nonzero()[:, 0]
+        require(len(here) >= 6, f"inputs whose answer is {residue}", len(here), "6 or more")
+        here = here[torch.randperm(len(here), generator=generator(seed, f"probing/residue {residue}"))]
+        cut = math.ceil(share * len(here))
+        parts["test"][residue], parts["train"][residue] = here[:cut], here[cut:]
+    return parts
