@@ -329,5 +329,8 @@ def test_the_site_is_the_same_artifact_for_everyone() -> None:
     again = site.text_site(tokens=400, packages=("numpy",))
     assert torch.equal(first.text.acts.values, again.text.acts.values)
     assert first.text.acts.values.shape == (400, 384)
-    study = site.text_study(first, d_sae=8, steps=4, seeds=(0, 1, 2))
-    assert study.folder == site.text_study(again, d_sae=8, steps=4, seeds=(0, 1, 2)).folder
+    study = site.text_study(first, d_sae=8, steps=4, seeds=(0, 1, 2), k=2)
+    assert study.folder == site.text_study(again, d_sae=8, steps=4, seeds=(0, 1, 2), k=2).folder
+    shuffled, random = (site.arms(first)[name][0] for name in ("N4", "N5"))
+    assert shuffled.values.shape == random.values.shape == (400, 384)
+    assert torch.allclose(shuffled.values.mean(0), first.text.acts.values.mean(0), atol=1e-3)
