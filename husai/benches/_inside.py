@@ -7,6 +7,7 @@ folders; the answers go to FOLDER/results.json, one a job, with the versions tha
 import hashlib
 import importlib.util
 import json
+import math
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -54,7 +55,9 @@ def core(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
         rows = Dataset.from_dict({"tokens": tokens.tolist()})
         store = ActivationsStore.from_sae(model, sae, dataset=rows, context_size=tokens.shape[1], streaming=False)
         groups, _ = run_evals(sae, store, model, how, ignore_tokens=ignored)
-        found[name] = {key: float(value) for group in groups.values() for key, value in group.items()}
+        values = {key: float(value) for group in groups.values() for key, value in group.items()}
+        # a probability of 0 makes its KL undefined
+        found[name] = {key: value if math.isfinite(value) else None for key, value in values.items()}
     return {"logits_difference": off, "saes": found}
 
 

@@ -23,8 +23,9 @@ LOCK = ROOT / "requirements-evals.lock"
 QUIET = {
     **dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "JAXTYPING_DISABLE"), "1"),
     **{"WANDB_MODE": "disabled", "TOKENIZERS_PARALLELISM": "false", "MPLBACKEND": "Agg", "PYTHONPATH": ""},
+    "OMP_NUM_THREADS": "1",
 }
-"""No network, and no type checks: the newer beartype refuses SAEBench's own hints."""
+"""No network, no type checks (the newer beartype refuses SAEBench's own hints), one thread for many small fits."""
 SECONDS = 4 * 3600
 """After which an answer is no longer waited for."""
 

@@ -28,48 +28,57 @@ class Task(NamedTuple):
     name: str
     """What is asked."""
     rows: Float[Tensor, "rows d_model"]
-    """Activations."""
+    """Activations, shared by tasks about the same items."""
     owner: Int[Tensor, " rows"]
-    """Which item each row belongs to, 0..items-1."""
+    """Which item each row belongs to, 0, 1, ..."""
     labels: Bool[Tensor, " items"]
     """The answers."""
     training: Bool[Tensor, " items"]
     """Items that probes are made on; the others test them."""
+    chosen: Int[Tensor, " items"] | None = None
+    """The items that are asked about, by default all."""
 
     @property
     def digest(self) -> str:
         """Hash of the rows, the items, the answers and the split: equal for two codes that are compared."""
-        parts = [self.rows, self.owner, self.labels, self.training]
-        return hashlib.sha256(b"".join(part.contiguous().numpy().tobytes() for part in parts)).hexdigest()[:12]
+        return _hash([self.rows, self.owner, self.labels, self.training, self.asked])
 
     @property
     def slice(self) -> str:
         """Hash of rows and answers, training items first: what sae-probes says that it read, of one row an item."""
         x, y = self.rows.float(), self.labels.long()
-        parts = [part[here] for here in (self.training, ~self.training) for part in (x, y)]
-        return hashlib.sha256(b"".join(part.contiguous().numpy().tobytes() for part in parts)).hexdigest()[:12]
+        return _hash([part[here] for here in (self.training, ~self.training) for part in (x, y)])
 
-    def items(self, encode: Encode) -> Float[Tensor, "items width"]:
-        """Return the mean over an item's rows of a code of them, some rows at a time."""
-        total = None
+    @property
+    def asked(self) -> Int[Tensor, " items"]:
+        """The items that are asked about."""
+        return torch.arange(len(self.labels)) if self.chosen is None else self.chosen
+
+    def pooled(self, encode: Encode) -> Float[Tensor, "all width"]:
+        """Return the mean over the rows of every item, asked about or not, of a code, some rows at a time."""
+        items, total = int(self.owner.max()) + 1, None
         for rows, owner in zip(self.rows.split(ROWS), self.owner.split(ROWS), strict=True):
             code = encode(rows)
-            total = torch.zeros(len(self.labels), code.shape[1]) if total is None else total
+            total = torch.zeros(items, code.shape[1]) if total is None else total
             total.index_add_(0, owner, code)
         assert total is not None  # `checked` refuses a task without rows
-        return total / torch.bincount(self.owner, minlength=len(self.labels))[:, None]
+        return total / torch.bincount(self.owner, minlength=items)[:, None]
 
-    def parts(self, encode: Encode) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return code and answers of the training items, then of the test items, as `sparse_probe` takes them."""
-        x, here = self.items(encode), self.training
+    def parts(self, pooled: Float[Tensor, "all width"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return a pooled code and the answers of the training items, then of the test items, for `sparse_probe`."""
+        x, here = pooled[self.asked], self.training
         return x[here], self.labels[here], x[~here], self.labels[~here]
+
+
+def _hash(parts: Sequence[Tensor]) -> str:
+    return hashlib.sha256(b"".join(part.contiguous().numpy().tobytes() for part in parts)).hexdigest()[:12]
 
 
 def checked(task: Task) -> Task:
     """Return the task; ValueError: an item without rows, a class without training or test items, NaN or infinity."""
-    counts = torch.bincount(task.owner, minlength=len(task.labels))
-    every = len(task.rows) > 0 and bool((counts > 0).all()) and len(counts) == len(task.labels)
-    require(every, f"task {task.name}: owner", "an item without rows, or rows without an item", "rows of every item")
+    filled = torch.bincount(task.owner) > 0
+    every = len(task.rows) > 0 and bool(filled.all()) and int(task.asked.max()) < len(filled)
+    require(every, f"task {task.name}: owner", "an item without rows", "rows of every item")
     for part, name in ((task.training, "training"), (~task.training, "test")):
         few = [int((part & side).sum()) for side in (task.labels, ~task.labels)]
         wanted = 4 if name == "training" else 1
@@ -103,22 +112,24 @@ def text_tasks(
     require(len(names) >= 2, "classes", dict(counts), f"2 or more with {least} documents")
     for name in names:
         require(counts[name] >= least, f"documents of {name!r}", counts[name], f"{least} or more")
-    drawn = {}
+    drawn, start = {}, 0
+    item = torch.full((int(document.max()) + 1,), -1)
     for name in names:
         mine = torch.tensor([i for i in present if labels[i] == name])
-        drawn[name] = mine[torch.randperm(len(mine), generator=generator(seed, f"probing/{name}"))][:most]
-    return [_pair(acts, document, drawn[a], drawn[b], f"{a} | {b}", share) for a, b in combinations(names, 2)]
-
-
-def _pair(acts: Activations, document: Tensor, first: Tensor, second: Tensor, name: str, share: float) -> Task:
-    n = min(len(first), len(second))
-    chosen = torch.cat([first[:n], second[:n]])
-    item = torch.full((int(max(chosen.max(), document.max())) + 1,), -1)
-    item[chosen] = torch.arange(2 * n)
+        mine = mine[torch.randperm(len(mine), generator=generator(seed, f"probing/{name}"))][:most]
+        drawn[name] = torch.arange(start, start + len(mine))
+        item[mine] = drawn[name]
+        start += len(mine)
     owner = item[document.long()]
-    test = torch.arange(n) < math.ceil(share * n)
-    rows = in_memory(acts.values)[owner >= 0]
-    return checked(Task(name, rows, owner[owner >= 0], torch.arange(2 * n) < n, ~torch.cat([test, test])))
+    rows, owner = in_memory(acts.values)[owner >= 0], owner[owner >= 0]
+    return [_pair(rows, owner, drawn[a], drawn[b], f"{a} | {b}", share) for a, b in combinations(names, 2)]
+
+
+def _pair(rows: Tensor, owner: Tensor, first: Tensor, second: Tensor, name: str, share: float) -> Task:
+    n = min(len(first), len(second))
+    fits = torch.arange(n) >= math.ceil(share * n)
+    chosen = torch.cat([first[:n], second[:n]])
+    return checked(Task(name, rows, owner, torch.arange(2 * n) < n, torch.cat([fits, fits]), chosen))
 
 
 def residue_tasks(acts: Activations, answers: Int[Tensor, " n"], classes: Sequence[int], seed: int = 0) -> list[Task]:

@@ -16,13 +16,12 @@ from torch import Tensor
 from husai import artifacts
 from husai.activations import Activations
 from husai.benches.environment import NOT_RUN, answers, hand_saes, names
-from husai.benches.probing import random_dictionary
 from husai.benches.questions import Task, checked, residues
 from husai.config import SAEConfig, require
 from husai.evidence import Estimate
 from husai.language.pretrained import LanguageModel
 from husai.models import Models
-from husai.saes import SAEBatch, stack
+from husai.saes import SAEBatch
 from husai.shards import in_memory
 from husai.stats import mean
 from husai.tasks import sequences
@@ -47,11 +46,6 @@ def constant(centre: Float[Tensor, " d_model"], d_sae: int = 4) -> SAEBatch:
     closed = torch.full((1, d_sae), -1.0)
     config = SAEConfig("relu", d_sae, d_sae)
     return SAEBatch(config, (0,), torch.zeros(1, len(centre), d_sae), closed, rows, centre[None].clone())
-
-
-def untrained(sae: SAEBatch, rows: Float[Tensor, "n d_model"], kind: str = "N2") -> SAEBatch:
-    """Return one untrained dictionary for every SAE, as `probing.random_dictionary`."""
-    return stack([random_dictionary(sae[i], rows, kind, seed) for i, seed in enumerate(sae.seeds)])
 
 
 class Hooked(NamedTuple):
@@ -238,9 +232,9 @@ def sae_probes(
     """
     if not found:
         return {}
-    first = next(iter(found.values()))
+    most = max(len(item.labels) for item in found.values())
     jobs: list[dict[str, Any]] = [
-        {"job": "texts", "datasets": list(found), "texts": len(first.labels)},
+        {"job": "texts", "datasets": list(found), "texts": most},
         {"job": "sae_probes", "name": "language-model", "hook": hook, "saes": names(saes), "sizes": list(sizes)},
     ]
 
@@ -262,12 +256,23 @@ def sae_probes(
     return scores | {"dense": np.array([auc("baseline")]).T}
 
 
-def over_seeds(found: Mapping[str, Mapping[str, float]], name: str, keys: Sequence[str] = CORE) -> dict[str, Any]:
-    """Return metrics of NAME_SEED over seeds, a plain number of one seed; `not run` each where nothing was found."""
+def over_seeds(
+    found: Mapping[str, Mapping[str, float | None]], name: str, keys: Sequence[str] = CORE
+) -> dict[str, Estimate | float | str]:
+    """Return metrics of NAME_SEED over seeds, a plain number of one seed; `not run` each where nothing was found.
+
+    What SAEBench gives no finite number for, of any seed, is `not defined`.
+    """
     rows = [row for at, row in found.items() if at.rsplit("_", 1)[0] == name]
-    if not rows:
-        return dict.fromkeys(keys, NOT_RUN)
-    return {key: rows[0][key] if len(rows) == 1 else mean([row[key] for row in rows]) for key in keys}
+
+    def one(key: str) -> Estimate | float | str:
+        values = [row[key] for row in rows]
+        finite = [value for value in values if value is not None]
+        if len(finite) < len(values):
+            return "not defined"
+        return finite[0] if len(finite) == 1 else mean(finite)
+
+    return {key: one(key) if rows else NOT_RUN for key in keys}
 
 
 def deltas(
