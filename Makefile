@@ -26,12 +26,12 @@ GIVEN      = $(strip $(foreach v,$(filter-out NB PY PYTHON,$(.VARIABLES)),\
                  $(if $(filter command,$(firstword $(origin $v))),'$v=$($v)')))
 SITE       = $(CURDIR)/$(if $(filter-out paper,$(PROFILE)),_build/$(PROFILE)/)_build/html
 
-.PHONY: help env paper reference followups audit gate smoke test interop bench book serve check lab nb clean
+.PHONY: help env env-evals paper reference followups audit gate smoke test interop evals bench book serve check lab nb clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
 env: $(ENV)  ## make the environment (.venv), unless an active one satisfies the lock
 	@echo "environment: $(BIN)"
@@ -95,6 +95,19 @@ interop: export WANDB_MODE = disabled
 interop: .venv-interop/ready  ## SAE files beside the real sae_lens, sparsify and dictionary_learning (own environment)
 	.venv-interop/bin/python -m pytest -c tests/interop/pytest.ini tests/interop
 	.venv-interop/bin/python -m benchmarks.speed smoke
+
+env-evals: .venv-evals/ready  ## make the environment of SAEBench (.venv-evals), for notebook 71; without it that says `not run`
+	@echo "environment: .venv-evals"
+
+.venv-evals/ready: requirements-evals.lock constraints.txt
+	@$(PYTHON) $(IS_3_11) || { echo "Python 3.11 is wanted, as python3.11 or python3 on the PATH"; exit 1; }
+	$(PYTHON) -m venv --clear .venv-evals
+	.venv-evals/bin/python -m pip install -q -c constraints.txt torch==2.13.0
+	.venv-evals/bin/python -m pip install -q -c constraints.txt torch==2.13.0 --no-deps -r requirements-evals.lock
+	touch $@
+
+evals: $(ENV) .venv-evals/ready  ## SAEBench and sae-probes on SAEs whose answers are known
+	$(PY) -m pytest -c tests/evals/pytest.ini tests/evals
 
 bench: export HUSAI_COMMAND = make bench
 bench: export HF_HUB_OFFLINE = 1

@@ -7,7 +7,7 @@ import jaxtyping
 import pytest
 import torch
 
-collect_ignore = ["interop"]  # in an environment of its own: make interop
+collect_ignore = ["interop", "evals"]  # need environments of their own: make interop, make evals
 os.environ.setdefault("MPLBACKEND", "Agg")
 for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(name, "2")

@@ -6,26 +6,42 @@ once. The same rows and the same split go to every code; `Task.digest` says so.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy.stats import rankdata
+from sklearn import config_context
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from husai import nulls, stats
 from husai.benches.questions import Encode, Task, checked, residue_tasks, text_tasks
 from husai.config import SAEConfig, require
 from husai.evidence import Estimate
-from husai.saes import SAEBatch
+from husai.saes import SAEBatch, stack
 from husai.tasks import generator
 
-__all__ = ["Probe", "Scores", "Task", "best", "encoder", "over_classes", "over_tasks", "probes", "random_dictionary"]
-__all__ += ["components", "residue_tasks", "scores", "sparse_probe", "text_tasks"]
+__all__ = [
+    "Probe",
+    "auc",
+    "Scores",
+    "Task",
+    "best",
+    "encoder",
+    "over_classes",
+    "over_tasks",
+    "probes",
+    "random_dictionary",
+]
+__all__ += ["codes", "components", "untrained", "residue_tasks", "scores", "sparse_probe", "text_tasks"]
 
+CODES = ("sae", "pca", "neurons", "random", "matched", "dense")
+"""What is compared; the last reads everything."""
 KS = (1, 2, 5)
 """How many latents a probe may read, as in the sources."""
 PENALTIES = (0.01, 0.1, 1.0, 10.0)
@@ -83,16 +99,23 @@ def probes(
     require(len(sizes) > 0 and all(1 <= k <= width for k in sizes), "k", list(sizes), f"1 to {width}, the columns")
     few = [min(int(y.sum()), int((~y).sum())) for y in (train_y, test_y)]
     require(few[0] >= 4 and few[1] >= 1, "items of the smaller class", few, "4 or more to train on, 1 or more to test")
-    x, y = train_x.double().numpy(), train_y.numpy()
+    x, y, other_x, other_y = (part.numpy() for part in (train_x.double(), train_y, test_x.double(), test_y))
     inner = _inner(y, seed)
     order, within = _ranked(x, y), _ranked(x[~inner], y[~inner])
     found = []
-    for k in sizes:
-        trials = [_auc(x[~inner], y[~inner], x[inner], y[inner], within[:k], c) for c in PENALTIES]
-        chosen = int(np.argmax(trials))
-        auc = _auc(x, y, test_x.double().numpy(), test_y.numpy(), order[:k], PENALTIES[chosen])
-        found.append(Probe(auc, k, trials[chosen], tuple(order[:k].tolist())))
+    with _threads().limit(limits=1), config_context(assume_finite=True, skip_parameter_validation=True):
+        for k in sizes:
+            trials = [_auc(x[~inner], y[~inner], x[inner], y[inner], within[:k], c) for c in PENALTIES]
+            chosen = int(np.argmax(trials))
+            tested = _auc(x, y, other_x, other_y, order[:k], PENALTIES[chosen])
+            found.append(Probe(tested, k, trials[chosen], tuple(order[:k].tolist())))
     return found
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    """Return what limits a fit to one thread: for so few columns a second one only has to be waited for."""
+    return ThreadpoolController()
 
 
 def _inner(y: np.ndarray, seed: int) -> np.ndarray:
@@ -118,22 +141,40 @@ def _auc(
     spread = x.std(0)
     scale = np.where(spread > 0, spread, 1.0)
     model = LogisticRegression(C=c, max_iter=1000).fit((x - x.mean(0)) / scale, y)
-    return float(roc_auc_score(other_y, model.decision_function((other_x - x.mean(0)) / scale)))
+    return auc(model.decision_function((other_x - x.mean(0)) / scale), other_y)
 
 
-def random_dictionary(sae: SAEBatch, rows: Float[Tensor, "n d_model"], kind: str, seed: int) -> SAEBatch:
-    """Return an untrained TopK of an SAE's width, k and decoder bias: tied weights, decoder rows drawn at random.
+def auc(score: Float[np.ndarray, " n"], y: Bool[np.ndarray, " n"]) -> float:
+    """Return the area under the ROC curve: how often a positive item scores above a negative one, ties one half.
 
-    `kind` "N0" draws isotropic unit rows, "N2" rows with the covariance of `rows`. ValueError: another kind, an SAE
-    without a number k, several seeds.
+    U / (n_1 n_0), U = sum of the positives' ranks - n_1 (n_1 + 1) / 2. Source: Mann and Whitney (1947).
+    """
+    positive, negative = int(y.sum()), int((~y).sum())
+    return float((rankdata(score)[y].sum() - positive * (positive + 1) / 2) / (positive * negative))
+
+
+def random_dictionary(sae: SAEBatch, directions: Float[Tensor, "d_sae d_model"]) -> SAEBatch:
+    """Return an untrained TopK of an SAE's width, k and decoder bias: its tied weights are these directions.
+
+    ValueError: several seeds, other directions than the SAE has.
     """
     require(len(sae) == 1, "sae", f"a batch of {len(sae)} seeds", "one seed: sae[0], sae[1], ...")
-    require(kind in ("N0", "N2"), "kind", kind, "'N0' or 'N2'")
-    d_sae, d_model = sae.W_dec.shape[1:]
-    drawn = nulls.isotropic(d_sae, d_model, seed) if kind == "N0" else nulls.covariance_matched(rows, d_sae, seed)
-    directions = drawn.to(sae.W_dec)[None]
-    config, zeros = SAEConfig("topk", d_sae, sae.config.active), torch.zeros_like(sae.b_enc)
-    return SAEBatch(config, sae.seeds, directions.transpose(1, 2).contiguous(), zeros, directions, sae.b_dec)
+    shape = tuple(sae.W_dec.shape[1:])
+    require(tuple(directions.shape) == shape, "directions", tuple(directions.shape), f"{shape}, as the SAE")
+    rows, zeros = directions.to(sae.W_dec)[None], torch.zeros_like(sae.b_enc)
+    config = SAEConfig("topk", shape[0], sae.config.active)
+    return SAEBatch(config, sae.seeds, rows.transpose(1, 2).contiguous(), zeros, rows, sae.b_dec)
+
+
+def untrained(sae: SAEBatch, rows: Float[Tensor, "n d_model"]) -> dict[str, SAEBatch]:
+    """Return a random dictionary for every SAE, by kind: "random", isotropic, and "matched", with the rows' covariance.
+
+    The draws of an SAE are those of its seed: null N0 and null N2.
+    """
+    root, (d_sae, d_model) = nulls.covariance_root(rows), sae.W_dec.shape[1:]
+    drawn = {"random": [nulls.isotropic(d_sae, d_model, seed) for seed in sae.seeds]}
+    drawn["matched"] = [nulls.coloured(root, d_sae, seed) for seed in sae.seeds]
+    return {kind: stack([random_dictionary(sae[i], d) for i, d in enumerate(all_)]) for kind, all_ in drawn.items()}
 
 
 def encoder(sae: SAEBatch) -> Encode:
@@ -146,6 +187,13 @@ def components(rows: Float[Tensor, "n d_model"]) -> Encode:
     """Return the code of principal components: coordinates along all axes of the centred rows, largest first."""
     axes, mean = nulls.principal_axes(rows, rows.shape[1]).flip(0).to(rows), rows.mean(0)
     return lambda x: (x - mean) @ axes.T
+
+
+def codes(sae: SAEBatch, rows: Float[Tensor, "n d_model"]) -> dict[str, list[Encode]]:
+    """Return every code that is compared, one a seed where it has one; axes and covariance are those of the rows."""
+    batches = {"sae": sae, **untrained(sae, rows)}
+    made = {name: [encoder(batch[i]) for i in range(len(batch))] for name, batch in batches.items()}
+    return made | {"pca": [components(rows)], "neurons": [lambda x: x]}
 
 
 class Scores(NamedTuple):
@@ -176,35 +224,37 @@ class Scores(NamedTuple):
         return self.chosen[code] - of.chosen[baseline]
 
 
-def scores(tasks: Sequence[Task], sae: SAEBatch, sizes: Sequence[int] = KS) -> Scores:
+def scores(
+    tasks: Sequence[Task],
+    sae: SAEBatch,
+    sizes: Sequence[int] = KS,
+    fit: Float[Tensor, "n d_model"] | None = None,
+) -> Scores:
     """Return how well SAEs (all seeds), and as few numbers of any other code, answer the same tasks.
 
     "sae"; "pca" and "neurons", the principal components and the coordinates of the activations; "random" and "matched",
     untrained dictionaries of the SAE's width and k, isotropic and covariance-matched, one draw a seed; "dense", a
-    logistic regression on all coordinates. Axes and covariance are those of a task's training rows.
+    logistic regression on all coordinates. Axes and covariance are those of `fit`, what the SAEs were trained on, or by
+    default of the tasks' own rows. No code sees an answer.
     """
-    seeds, codes = len(sae), ("sae", "pca", "neurons", "random", "matched")
-    by_k = {code: np.zeros((len(sizes), len(tasks), seeds)) for code in codes}
-    chosen = {code: np.zeros((len(tasks), seeds)) for code in (*codes, "dense")}
-    inner = {code: np.zeros((len(tasks), seeds)) for code in codes}
-    for t, task in enumerate(map(checked, tasks)):
-        fit = task.rows[task.training[task.owner]]
-        chosen["dense"][t] = sparse_probe(*task.parts(lambda rows: rows), None).auc
-        for code, made in {"pca": components(fit), "neurons": lambda rows: rows}.items():
-            _fill(by_k[code][:, t], chosen[code][t], inner[code][t], slice(None), probes(*task.parts(made), sizes))
-        for i, seed in enumerate(sae.seeds):
-            one = {"sae": sae[i]}
-            one |= {n: random_dictionary(sae[i], fit, k, seed) for n, k in (("random", "N0"), ("matched", "N2"))}
-            for code, weights in one.items():
-                made_of = probes(*task.parts(encoder(weights)), sizes)
-                _fill(by_k[code][:, t], chosen[code][t], inner[code][t], i, made_of)
+    seeds = len(sae)
+    by_k = {code: np.zeros((len(sizes), len(tasks), seeds)) for code in CODES[:-1]}
+    chosen = {code: np.zeros((len(tasks), seeds)) for code in CODES}
+    inner = {code: np.zeros((len(tasks), seeds)) for code in CODES[:-1]}
+    for at in {id(task.rows): task for task in map(checked, tasks)}.values():  # each set of rows is encoded once
+        mine = [(t, task) for t, task in enumerate(tasks) if task.rows is at.rows]
+        made = codes(sae, at.rows if fit is None else fit)
+        for code, several in made.items():
+            for i, encode in enumerate(several):
+                pooled, place = at.pooled(encode), slice(None) if len(several) == 1 else slice(i, i + 1)
+                for t, task in mine:
+                    found = probes(*task.parts(pooled), sizes)
+                    by_k[code][:, t, place] = np.array([[probe.auc] for probe in found])
+                    chosen[code][t, place], inner[code][t, place] = best(found).auc, best(found).inner
+                    if code == "neurons":
+                        chosen["dense"][t] = sparse_probe(*task.parts(pooled), None).auc
     digests = tuple(task.digest for task in tasks)
     return Scores(tuple(task.name for task in tasks), digests, chosen, by_k, tuple(sizes), inner)
-
-
-def _fill(by_k: np.ndarray, chosen: np.ndarray, inner: np.ndarray, seed: int | slice, found: Sequence[Probe]) -> None:
-    by_k[:, seed] = np.array([probe.auc for probe in found]).reshape(-1, *[1] * isinstance(seed, slice))
-    chosen[seed], inner[seed] = best(found).auc, best(found).inner
 
 
 def over_tasks(values: Float[np.ndarray, "tasks seeds"]) -> Estimate:
@@ -215,22 +265,25 @@ def over_tasks(values: Float[np.ndarray, "tasks seeds"]) -> Estimate:
     return _named(stats.crossed(values).estimate, "jackknife over tasks and SAE seeds")
 
 
-def over_classes(values: Float[np.ndarray, "tasks seeds"], names: Sequence[str]) -> Estimate:
-    """Return the mean over tasks of all pairs of classes, named "one | other", for new classes and seeds.
+def over_classes(
+    values: Float[np.ndarray, "tasks seeds"] | Float[np.ndarray, " tasks"], names: Sequence[str]
+) -> Estimate:
+    """Return the mean over tasks of all pairs of classes, named "one | other", for new classes and new seeds.
 
-    Tasks that share a class are not independent: the jackknife leaves out one class with all of its tasks. n counts
-    classes. ValueError: not all pairs, fewer than 3 classes or seeds.
+    Tasks that share a class are not independent: the jackknife leaves out one class with all of its tasks, and one seed
+    (of one value a task, a class only). n counts classes. ValueError: not all pairs, fewer than 3 classes or seeds.
     """
     pairs = [tuple(name.split(" | ")) for name in names]
     classes = list(dict.fromkeys(one for pair in pairs for one in pair))
     whole = sorted(map(sorted, pairs)) == sorted(map(sorted, combinations(classes, 2)))
     require(whole, "names", list(names), "one task for every pair of classes")
-    square = np.zeros((values.shape[1], len(classes), len(classes)))
+    square = np.zeros((*values.shape[1:], len(classes), len(classes)))
     for row, (a, b) in zip(values, pairs, strict=True):
         i, j = classes.index(a), classes.index(b)
-        square[:, i, j] = square[:, j, i] = row
-    crossed = stats.crossed(square).estimate
-    return replace(_named(crossed, "jackknife over classes and SAE seeds"), n=len(classes))
+        square[..., i, j] = square[..., j, i] = row
+    if values.ndim == 1:
+        return _named(stats.pairwise(square), "jackknife over classes")
+    return replace(_named(stats.crossed(square).estimate, "jackknife over classes and SAE seeds"), n=len(classes))
 
 
 def _named(estimate: Estimate, method: str) -> Estimate:
