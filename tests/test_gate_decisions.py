@@ -108,7 +108,8 @@ def test_the_interval_decides_and_zero_is_a_value() -> None:
 
 def test_four_seeds_are_too_few() -> None:
     few = replace(CANDIDATE, seeds=(0, 1, 2, 3))
-    assert only(decide(few, [replace(one, seeds=few.seeds) for one in evidence()], GATES), "seeds") == "4 seeds, wanted at least 5"
+    found = decide(few, [replace(one, seeds=few.seeds) for one in evidence()], GATES)
+    assert only(found, "seeds") == "4 seeds, wanted at least 5"
 
 
 def test_a_ranking_does_not_change_when_others_join() -> None:

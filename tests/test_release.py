@@ -121,8 +121,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[proofs.Bench, dict[
         model, found = pretrained.load("minilm"), corpus.of("toy", texts, [*about] * 24)
         text = collect.collect(model, found, HOOK, 600, 32)
         where = site.Site(model, found, HOOK, text)
-        made = study.run({"real": (text.acts, converged(16, 8, 64)), "N4": (text.acts.shuffled(0), converged(16, 8, 64))},
-                         [0, 1, 2])  # fmt: skip
+        arms = {"real": text.acts, "N4": text.acts.shuffled(0)}
+        made = study.run({name: (acts, converged(16, 8, 64)) for name, acts in arms.items()}, [0, 1, 2])
         for one in made.values():
             one.saes, one.firing  # noqa: B018  read while the store is there
         asked = probing.text_tasks(text.acts, text.document, found.labels, list(about), 8, 1)
