@@ -11,7 +11,7 @@ from torch import Tensor
 
 from husai import activations, stats
 from husai.activations import Activations
-from husai.benches import contrastive, widths
+from husai.benches import contrastive, scaling
 from husai.benches.contrastive import Bags, Sums
 from husai.config import SAEConfig, TaskConfig, TrainConfig
 from husai.language import pretrained
@@ -165,25 +165,25 @@ def studies(sums: Activations, tmp_path_factory: pytest.TempPathFactory) -> dict
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HUSAI_ARTIFACTS", str(tmp_path_factory.mktemp("artifacts")))
         config = TrainConfig(SAEConfig(d_sae=8, k=2), steps=8, batch_size=16)
-        return widths.trained(sums, config, [8, 12], [0, 1, 2])
+        return scaling.trained(sums, config, [8, 12], [0, 1, 2])
 
 
 def test_widths_are_compared_with_random_dictionaries_of_their_own(
     sums: Activations, studies: dict[int, Study]
 ) -> None:
     assert {one.config.sae.k for one in studies.values()} == {2}
-    kinds = widths.controls(studies[12])
+    kinds = scaling.controls(studies[12])
     assert {kind: tuple(saes.W_dec.shape) for kind, saes in kinds.items()} == dict.fromkeys(
-        contrastive.KINDS, (3, 12, 16)
+        scaling.KINDS, (3, 12, 16)
     )
     assert not torch.equal(kinds["N0"].W_dec[0], kinds["N0"].W_dec[1])
-    found = widths.score_all(studies, contrastive.residues(sums, TaskConfig(11), 0), 5)
-    rows = widths.summary(found, 8)
+    found = scaling.score_all(studies, contrastive.residues(sums, TaskConfig(11), 0), 5)
+    rows = scaling.summary(found, 8)
     wide, narrow = (found[width, "N0"]["interpretability_coded_score"] for width in (12, 8))
     assert rows["rise_N0"] == stats.difference(wide, narrow)
     ours, random = (found[8, kind]["interpretability_score"] for kind in ("SAE", "N2"))
     assert rows["excess_N2"] == stats.difference(ours, random)
-    at, estimates = widths.lines(found, "contrastive_share")["SAE"]
+    at, estimates = scaling.lines(found, "contrastive_share")["SAE"]
     assert at == [8, 12] and all(0 < one.value <= 1 for one in estimates)
 
 
@@ -207,7 +207,7 @@ def test_published_stories_are_scored_or_say_why_not(minilm: pretrained.Language
     saes = stack([identity(8, 8, seed) for seed in range(3)])
     weights = {"W_enc": eye.T.expand(3, 384, 8).clone(), "W_dec": eye.expand(3, 8, 384).clone()}
     saes = replace(saes, **weights, b_dec=torch.zeros(3, 384))
-    score = partial(widths.on_published, model=minilm, hook="hook_embed", saes=saes, draws=3)
+    score = partial(scaling.on_published, model=minilm, hook="hook_embed", saes=saes, draws=3)
     assert score("") == {"published": "not run: no folder or dataset was named"}
     assert score(str(tmp_path))["published"].startswith("not run: source is")
     record = {"subject": "noise", "story1": "It was loud. Very loud!", "story2": "A hush. All was quiet."}
@@ -218,8 +218,8 @@ def test_published_stories_are_scored_or_say_why_not(minilm: pretrained.Language
 
 def test_dead_latents_do_not_count_and_all_kinds_score_by_as_many(sums: Activations, studies: dict[int, Study]) -> None:
     one = studies[12]
-    kinds = widths.controls(one)
-    columns = widths.living(one, kinds)
+    kinds = scaling.controls(one)
+    columns = scaling.living(one, kinds)
     for kind, saes in kinds.items():
         assert [len(kept) for kept in columns[kind]] == [len(kept) for kept in columns["SAE"]]
         rates = saes.firing(sums.held_out)
@@ -235,5 +235,5 @@ def test_dead_latents_do_not_count_and_all_kinds_score_by_as_many(sums: Activati
 def test_a_rank_at_its_ceiling_compares_no_widths() -> None:
     key = "interpretability_coded_rank"
     found = {(8, "SAE"): {key: [0.9, 0.8]}, (8, "N0"): {key: [1.0, 1.0]}, (16, "SAE"): {key: [0.99, 0.9]}}
-    assert widths.below_ceiling(found)
-    assert not widths.below_ceiling(found | {(32, "SAE"): {key: [0.97, 0.95]}})
+    assert scaling.below_ceiling(found)
+    assert not scaling.below_ceiling(found | {(32, "SAE"): {key: [0.97, 0.95]}})
