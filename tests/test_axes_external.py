@@ -1,6 +1,5 @@
 """External axes: pooled documents give the same probes as rows do, and floors know what they are floors of."""
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
