@@ -173,9 +173,7 @@ def test_widths_are_compared_with_random_dictionaries_of_their_own(
 ) -> None:
     assert {one.config.sae.k for one in studies.values()} == {2}
     kinds = scaling.controls(studies[12])
-    assert {kind: tuple(saes.W_dec.shape) for kind, saes in kinds.items()} == dict.fromkeys(
-        scaling.KINDS, (3, 12, 16)
-    )
+    assert {kind: tuple(saes.W_dec.shape) for kind, saes in kinds.items()} == dict.fromkeys(scaling.KINDS, (3, 12, 16))
     assert not torch.equal(kinds["N0"].W_dec[0], kinds["N0"].W_dec[1])
     found = scaling.score_all(studies, contrastive.residues(sums, TaskConfig(11), 0), 5)
     rows = scaling.summary(found, 8)

@@ -92,7 +92,7 @@ def templates(pairs: int, seed: int, sentences: int = 8) -> list[StoryPair]:
             choice = words.split()
             picks = torch.randint(len(choice), (sentences,), generator=draw).tolist()
             sides.append(tuple(FRAMES[i].format(choice[j]) for i, j in zip(frames, picks, strict=True)))
-        found.append(StoryPair(subject, *sides, tuple(frames)))
+        found.append(StoryPair(subject, sides[0], sides[1], tuple(frames)))
     return found
 
 
