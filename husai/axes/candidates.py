@@ -80,8 +80,9 @@ def beyond(studies: Mapping[Any, Study]) -> dict[Any, list[float]]:
     rows = [nulls.coloured(root, n, seed) for n, seed in zip(counts, first.seeds, strict=True)]
     drawn = score_matrix("mean_max_cosine", rows)
     scores = {name: one.matrix("mean_max_cosine", one.commonest(counts)) for name, one in studies.items()}
-    gaps = {name: stats.square(found - drawn, str(name), 2) for name, found in scores.items()}
-    return {name: stats.pseudo_values(gap).tolist() for name, gap in gaps.items()}
+    return {
+        name: stats.pseudo_values(stats.square(found - drawn, str(name), 2)).tolist() for name, found in scores.items()
+    }
 
 
 def difference(a: Candidate, b: Candidate, axis: str) -> Estimate:

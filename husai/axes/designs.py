@@ -79,8 +79,8 @@ def slopes(cells: Mapping[Cell, Candidate], axis: str) -> dict[str, Estimate]:
     """Return how an axis changes with each factor of a grid, the others held: {factor: slope}.
 
     Least squares of the axis on log2 tokens, depth and log2 width over all cells: the change for twice the tokens, one
-    block more and twice the width, each with the interval of `candidates.over`. ValueError: a factor with one level
-    only, cells of other seeds.
+    block more and twice the width, each with the interval of `candidates.over`. ValueError: a factor with one
+    level only, cells of other seeds.
     """
     places = np.array(list(cells), float)
     for index, factor in enumerate(FACTORS):
