@@ -133,20 +133,23 @@ def _pair(rows: Tensor, owner: Tensor, first: Tensor, second: Tensor, name: str,
 
 
 def residue_tasks(acts: Activations, answers: Int[Tensor, " n"], classes: Sequence[int], seed: int = 0) -> list[Task]:
-    """Return one task for each residue: is this the answer, or is one of the other residues named?
+    """Return one task for each of some residues: is this the answer, or any other?
 
     `acts` are of all inputs, one row each; training and test items are those of `residues`. Negatives are as many as
-    positives, drawn from the other classes. ValueError: as `residues`.
+    positives, drawn from all other answers; named classes alone would be told apart by one coordinate. ValueError: as
+    `residues`.
     """
-    values, tasks, parts = in_memory(acts.values), [], residues(answers, classes, seed)
+    values, tasks, parts = in_memory(acts.values), [], residues(answers, sorted(set(answers.tolist())), seed)
     for residue in classes:
+        require(residue in parts["train"], "classes", residue, "residues that are an answer")
         chosen = []
         for part in parts.values():
-            others = torch.cat([part[other] for other in classes if other != residue])
+            others = torch.cat([rows for other, rows in part.items() if other != residue])
             order = torch.randperm(len(others), generator=generator(seed, f"probing/others {residue}"))
             chosen.append(torch.cat([part[residue], others[order[: len(part[residue])]]]))
         rows, fits = torch.cat(chosen), torch.arange(sum(map(len, chosen))) < len(chosen[0])
-        tasks.append(checked(Task(f"{residue}", values[rows], torch.arange(len(rows)), answers[rows] == residue, fits)))
+        labels = answers[rows] == residue
+        tasks.append(checked(Task(f"{residue}", values[rows], torch.arange(len(rows)), labels, fits)))
     return tasks
 
 
