@@ -25,28 +25,18 @@ def text() -> tuple[Activations, Tensor]:
 
 def test_pooling_once_gives_the_probes_that_every_task_pools_for_itself(text: tuple[Activations, Tensor]) -> None:
     acts, document = text
-    asked = external.questions(acts, document, LABELS, ["a", "b", "c"], 10, 3)
     tasks = text_tasks(acts, document, LABELS, ["a", "b", "c"], 10, 3)
 
     def code(rows: Tensor) -> Tensor:
         return (rows @ torch.eye(8)).relu()
 
-    expected = [probing.sparse_probe(*task.parts(code), (1, 2)).auc for task in tasks]
-    assert asked.auc(code, (1, 2)) == pytest.approx(expected, abs=1e-9)
-    assert [task.name for task in asked.tasks] == ["a | b", "a | c", "b | c"]
-    assert len(asked.rows) == 4 * len(asked.owner.unique()) < len(acts.values), "only documents that are asked about"
+    expected = [probing.sparse_probe(*task.parts(task.pooled(code)), (1, 2)).auc for task in tasks]
+    assert external.answered(tasks, code, (1, 2)) == pytest.approx(expected, abs=1e-9)
+    assert [task.name for task in tasks] == ["a | b", "a | c", "b | c"]
 
 
 def test_a_column_that_knows_the_class_is_found_and_noise_is_not(text: tuple[Activations, Tensor]) -> None:
     acts, document = text
-    asked = external.questions(acts, document, LABELS, ["a", "b"], 50, 3)
-    assert asked.auc(lambda rows: rows, (1,)).mean() > 0.95
-    assert abs(asked.auc(lambda rows: rows[:, 1:], (1,)).mean() - 0.5) < 0.35
-
-
-def test_a_document_in_both_parts_is_refused(text: tuple[Activations, Tensor]) -> None:
-    acts, document = text
-    mixed = acts.training.clone()
-    mixed[1] = ~mixed[1]
-    with pytest.raises(ValueError, match="both parts"):
-        external.questions(acts._replace(training=mixed), document, LABELS, ["a", "b"], 50, 3)
+    tasks = text_tasks(acts, document, LABELS, ["a", "b"], 50, 3)
+    assert external.answered(tasks, lambda rows: rows, (1,)).mean() > 0.95
+    assert abs(external.answered(tasks, lambda rows: rows[:, 1:], (1,)).mean() - 0.5) < 0.35

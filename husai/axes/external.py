@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from jaxtyping import Float, Float64, Int
-from torch import Tensor
+from jaxtyping import Float64
 
 from husai import study
 from husai.activations import Activations
@@ -14,8 +12,7 @@ from husai.axes.candidates import Candidate, beyond, of
 from husai.axes.designs import Cell, grid
 from husai.benches import contrastive, probing
 from husai.benches.contrastive import Bags
-from husai.benches.questions import ROWS, Encode, Task, text_tasks
-from husai.config import require
+from husai.benches.questions import Encode, Task, text_tasks
 from husai.language.collect import TextActivations, collect
 from husai.language.pretrained import LanguageModel
 from husai.language.site import Site
@@ -31,62 +28,13 @@ RANK = "contrastive_rank"
 """A CE-style score that does not depend on the width: its rank among permutations, 1/2 by chance."""
 
 
-class Questions(NamedTuple):
-    """Documents as their mean over tokens of any code, and pairs of classes to tell apart by them."""
-
-    rows: Float[Tensor, "rows d_model"]
-    """Activations of the documents' tokens."""
-    owner: Int[Tensor, " rows"]
-    """Which document each row is of."""
-    tasks: tuple[Task, ...]
-    """One a pair of classes; the rows of a task are the numbers of its documents."""
-
-    def pooled(self, encode: Encode) -> Float[Tensor, "documents width"]:
-        """Return every document's mean code: computed once for all tasks."""
-        sums: Tensor | None = None
-        counts = torch.bincount(self.owner)
-        for rows, owner in zip(self.rows.split(ROWS), self.owner.split(ROWS), strict=True):
-            code = encode(rows)
-            sums = torch.zeros(len(counts), code.shape[1]) if sums is None else sums
-            sums.index_add_(0, owner, code)
-        assert sums is not None  # there are documents, or `text_tasks` had refused
-        return sums / counts[:, None]
-
-    def auc(self, encode: Encode, sizes: Sequence[int] | None) -> Float64[np.ndarray, " tasks"]:
-        """Return the AUC on every task of probes on so many columns of a code, on all columns for None."""
-        code = self.pooled(encode)
-        found = [probing.sparse_probe(*task.parts(lambda rows: code[rows[:, 0].long()]), sizes) for task in self.tasks]
-        return np.array([probe.auc for probe in found])
-
-
-def questions(
-    acts: Activations, document: Int[Tensor, " n"], labels: Sequence[str], classes: Sequence[str], most: int, least: int
-) -> Questions:
-    """Return `benches.questions.text_tasks` of these classes on pooled documents; its arguments and its errors.
-
-    ValueError: a document with rows for training and held-out ones.
-    """
-    present, owner = document.unique(return_inverse=True)
-    training = torch.zeros(len(present), dtype=torch.bool)
-    training[owner[acts.training]] = True
-    require(torch.equal(training[owner], acts.training), "acts.training", "a document in both parts", "whole documents")
-    numbers = Activations(torch.arange(len(present), dtype=torch.float32)[:, None], training)
-    tasks = text_tasks(numbers, present, labels, list(classes), most, least)
-    used = torch.cat([task.rows[:, 0] for task in tasks]).unique().long()
-    asked = torch.isin(owner, used)
-    renumbered = torch.zeros(len(present), dtype=torch.long)
-    renumbered[used] = torch.arange(len(used))
-    own = [task._replace(rows=renumbered[task.rows.long()].to(task.rows)) for task in tasks]
-    return Questions(in_memory(acts.values[asked]), renumbered[owner[asked]], tuple(own))
-
-
 class Bench(NamedTuple):
     """Questions and contrastive pairs on the activations of one hook, and what codes that are no SAE score there."""
 
     acts: Activations
     """What SAEs of this hook are trained on."""
-    questions: Questions
-    """Which of two classes is a document from?"""
+    questions: tuple[Task, ...]
+    """Which of two classes is a document from? Tasks that share their rows."""
     bags: Bags
     """Pairs of stories that differ in the words of one subject."""
     sizes: tuple[int, ...]
@@ -99,7 +47,7 @@ class Bench(NamedTuple):
     @property
     def tasks(self) -> tuple[str, ...]:
         """Names of the questions, "one class | other"."""
-        return tuple(task.name for task in self.questions.tasks)
+        return tuple(task.name for task in self.questions)
 
     def measure(self, saes: SAEBatch) -> dict[str, Sequence[float] | np.ndarray]:
         """Return every external axis, one value a seed, or one a task and seed.
@@ -116,13 +64,11 @@ class Bench(NamedTuple):
     def auc(self, saes: SAEBatch) -> Float64[np.ndarray, "tasks seeds"]:
         """Return the AUC of k-sparse probes on every question, of every seed."""
         codes = [probing.encoder(saes[index]) for index in range(len(saes))]
-        return np.stack([self.questions.auc(code, self.sizes) for code in codes], 1)
+        return np.stack([answered(self.questions, code, self.sizes) for code in codes], 1)
 
-    def random(self, saes: SAEBatch, kind: str = "N2") -> Float64[np.ndarray, "tasks seeds"]:
-        """Return the same of untrained dictionaries of the SAEs' width and k (`probing.random_dictionary`)."""
-        fit = in_memory(self.acts.fit)
-        drawn = [probing.random_dictionary(saes[at], fit, kind, seed) for at, seed in enumerate(saes.seeds)]
-        return np.concatenate([self.auc(one) for one in drawn], 1)
+    def random(self, saes: SAEBatch, kind: str = "matched") -> Float64[np.ndarray, "tasks seeds"]:
+        """Return the same of untrained dictionaries of the SAEs' width and k (`probing.untrained`)."""
+        return self.auc(probing.untrained(saes, in_memory(self.acts.fit))[kind])
 
     def judge(self, studies: Mapping[Any, Study]) -> dict[Any, Candidate]:
         """Return every study as a candidate on its own axes and on these; "gap_N2" is `beyond` of all of them."""
@@ -133,19 +79,30 @@ class Bench(NamedTuple):
         }
 
 
+def answered(
+    tasks: Sequence[Task], encode: Encode, sizes: Sequence[int] | None
+) -> Float64[np.ndarray, " tasks"]:
+    """Return the AUC on tasks that share their rows of probes on so many columns of a code, on all columns for None.
+
+    Every document's code is computed once for all tasks.
+    """
+    pooled = tasks[0].pooled(encode)
+    return np.array([probing.sparse_probe(*task.parts(pooled), sizes).auc for task in tasks])
+
+
 def bench(
     model: LanguageModel, corpus: Corpus, hook: str, text: TextActivations, classes: Sequence[str], pairs: int,
     sizes: Sequence[int], draws: int, most: int, least: int,
 ) -> Bench:  # fmt: skip
     """Return the bench of one hook; `most` and `least` documents of a class, `pairs` of stories, `draws` permutations.
 
-    Probes are made on documents that the SAEs were trained on and tested on held-out ones; the principal axes are those
-    of the training rows. ValueError: as `questions`, as `contrastive.sentences`.
+    A share of the documents of every class tests the probes; SAEs see no labels. The principal axes are those of the
+    training rows. ValueError: as `text_tasks`, as `contrastive.sentences`.
     """
-    asked = questions(text.acts, text.document, corpus.labels, classes, most, least)
+    asked = tuple(text_tasks(text.acts, text.document, corpus.labels, list(classes), most, least))
     bags = contrastive.sentences(model, hook, templates(pairs, 0))
-    few = asked.auc(probing.components(in_memory(text.acts.fit)), sizes)
-    floors = {"pca": few, "dense": asked.auc(lambda rows: rows, None)}
+    few = answered(asked, probing.components(in_memory(text.acts.fit)), sizes)
+    floors = {"pca": few, "dense": answered(asked, lambda rows: rows, None)}
     return Bench(text.acts, asked, bags, tuple(sizes), draws, floors)
 
 

@@ -9,11 +9,11 @@ from torch import Tensor
 from husai import stats, study
 from husai.activations import Activations
 from husai.benches.contrastive import Bags, over_seeds, sentences
-from husai.benches.probing import random_dictionary
+from husai.benches.probing import untrained
 from husai.config import TrainConfig
 from husai.evidence import Estimate
 from husai.language.pretrained import LanguageModel
-from husai.saes import SAEBatch, stack
+from husai.saes import SAEBatch
 from husai.study import Study
 from husai.text.stories import published
 
@@ -24,18 +24,15 @@ CEILING = 0.95
 
 
 def controls(one: Study) -> dict[str, SAEBatch]:
-    """Return a study's SAEs beside untrained dictionaries of their width and k, one a seed, by `random_dictionary`.
+    """Return a study's SAEs beside untrained dictionaries of their width and k, one a seed, by `probing.untrained`.
 
     "N0": isotropic rows; "N2": rows with the covariance of the data. ValueError: activations in shards.
     """
     made, rows = one.saes, one.activations.fit
     if not isinstance(rows, Tensor):
         raise ValueError("one has activations in shards; wanted activations in memory")
-    drawn = {
-        kind: stack([random_dictionary(made[i], rows, kind, seed) for i, seed in enumerate(one.seeds)])
-        for kind in KINDS[1:]
-    }
-    return {"SAE": made, **drawn}
+    drawn = untrained(made, rows)
+    return {"SAE": made, "N0": drawn["random"], "N2": drawn["matched"]}
 
 
 def trained(acts: Activations, config: TrainConfig, widths: Sequence[int], seeds: Sequence[int]) -> dict[int, Study]:

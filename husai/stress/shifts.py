@@ -212,7 +212,7 @@ def _auc(sae: SAEBatch, shift: Shift, part: Part) -> float:
     rows = _some(shift.inside.training.nonzero()[:, 0])
     code, asked = encoder(sae), _some(torch.arange(len(part.values)))
     judged = code(part.values[asked]), part.labels[asked]
-    return sparse_probe(code(shift.inside.values[rows]), shift.labels[rows], *judged, READ).auc  # type: ignore[index]
+    return sparse_probe(code(shift.inside.values[rows]), shift.labels[rows], *judged, READ).auc  # type: ignore[index,arg-type]
 
 
 def _some(rows: Int[Tensor, " n"]) -> Int[Tensor, " m"]:
