@@ -174,7 +174,8 @@ def test_text_is_split_by_where_it_is_from() -> None:
     found = shifts.corpora(place, context=16)
     where = torch.tensor([labels[i] == "torch" for i in place.text.document.tolist()])
     assert torch.equal(found.outside["alphabet"].values, place.text.acts.values[where])
-    assert len(found.outside["topics"].values) == int(model.tokenize(texts[6:], 16).kept.sum())
+    topics = model.tokenize(texts[6:], 16)
+    assert len(found.outside["topics"].values) == len(model.at(topics, "hook_embed")[topics.kept].unique(dim=0))
     numpy_rows = sum(labels[i] == "numpy" for i in place.text.document.tolist())
     assert len(found.inside.values) == numpy_rows
     with pytest.raises(ValueError, match="packages"):

@@ -84,9 +84,9 @@ def internal(study: Study, trained: Mapping[str, Study]) -> dict[str, Measured]:
     found = {"N2": comparison.compare([study], "N2")}
     found |= {name: comparison.compare([study], [null], name=name) for name, null in trained.items()}
     most = {name: 1 - one.null_score.value for name, one in found.items()}
-    gaps = {f"stability_{name}": Measured(one.gap, on, "", (-1, most[name])) for name, one in found.items()}
-    still = Measured(plateau(study), on, "", (-1, 1))
-    return gaps | {"fvu": Measured(study.quality["fvu"], on, "", (0, math.inf)), "plateau": still}
+    gaps = {f"stability_{name}": Measured(one.gap, on, "", (-1.0, most[name])) for name, one in found.items()}
+    still = Measured(plateau(study), on, "", (-1.0, 1.0))
+    return gaps | {"fvu": Measured(study.quality["fvu"], on, "", (0.0, math.inf)), "plateau": still}
 
 
 def plateau(study: Study) -> Estimate:
@@ -112,7 +112,7 @@ def faithfulness(study: Study, bench: Bench) -> Measured:
     """Return how much of the model's output these SAEs give back, over seeds."""
     place = bench.site
     kept = embedding_recovered(place.model, place.hook, study.saes, bench.documents, study.activations.mean)
-    return Measured(stats.mean(kept), artifacts.content_hash(bench.documents.ids), "", (-math.inf, 1))
+    return Measured(stats.mean(kept), artifacts.content_hash(bench.documents.ids), "", (-math.inf, 1.0))
 
 
 def probe(study: Study, bench: Bench) -> tuple[Measured, str]:
