@@ -114,7 +114,9 @@ def test_the_embedding_is_given_back_by_the_identity_and_not_by_the_mean(place: 
 def bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[proofs.Bench, dict[str, study.Study]]:
     """Return a site with three classes of documents, SAEs on it, a trained null, and texts of another kind."""
     about = {"x": "rivers and lakes", "y": "matrices of numbers", "z": "old musical songs"}
-    texts = [f"Note {i} explains {about[name]} unhesitatingly, number {i * 7}." for i in range(24) for name in about]
+    other = {"x": "y", "y": "z", "z": "x"}  # every third label is wrong: no probe is perfect
+    said = [(i, about[name if i % 3 else other[name]]) for i in range(24) for name in about]
+    texts = [f"Note {i} explains {words} unhesitatingly, number {i * 7}." for i, words in said]
     told = ["The unhappiest gardener planted tulips.", "Her grandmother laughed uncontrollably at breakfast."]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HUSAI_ARTIFACTS", str(tmp_path_factory.mktemp("store")))
