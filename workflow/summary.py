@@ -16,9 +16,9 @@ def rows(results: Path) -> list[tuple[str, ...]]:
     found, totals = [], Counter()
     for path in sorted(results.glob("[0-9][0-9]_*.provenance.json")):
         stem = path.name.removesuffix(".provenance.json")
-        claims = json.loads((results / f"{stem}.json").read_text())["claims"].values()
+        claims = json.loads((results / f"{stem}.json").read_text()).get("claims", {}).values()
         counts = Counter(claim["verdict"] for claim in claims) + Counter(f"repeat {c['reproduced']}" for c in claims)
-        counts["seconds"] = round(json.loads(path.read_text())["seconds"])
+        counts["seconds"] = round(json.loads(path.read_text()).get("seconds", 0))
         totals += counts
         found.append((stem, *cells(counts)))
     return [*found, ("all", *cells(totals))]
