@@ -70,7 +70,8 @@ def stored(
 
     The address hashes the configuration, the source of the modules that compute it, its inputs' hashes, the thread
     count and the versions of torch and numba. `build(folder)` works in `<hash>.partial`, which survives a kill so that
-    a builder may resume; it is renamed when complete, with the seconds that the last attempt took. A file lock keeps two processes from building the same thing.
+    a builder may resume; it is renamed when complete, with the seconds that the last attempt took. A file lock keeps
+    two processes from building the same thing.
     Raises ValueError when a stored file is missing, truncated or altered, and when the artifact itself is while
     $HUSAI_STORE is "read-only", as in an audit.
     """
