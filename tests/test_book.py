@@ -54,7 +54,7 @@ class Project:
         content = {"notebook": STEM, "profile": profile, "values": values, "claims": {"P1": judged}}
         (self.source / "results" / f"{STEM}.json").write_text(json.dumps(content))
 
-    def build(self, *texts: str, names: tuple[str, ...] = ("index",)) -> tuple[str, str]:
+    def build(self, *texts: str, names: tuple[str, ...] = ("index",), theme: str = "basic") -> tuple[str, str]:
         """Return the first page named, as HTML, and the warnings of a fresh build."""
         for name, text in {"index": "# T", **dict(zip(names, texts, strict=True))}.items():
             path = self.source / f"{name}.md"
@@ -62,7 +62,7 @@ class Project:
             path.write_text(text if name == "index" else f"---\norphan: true\n---\n\n{text}")
         settings = {
             "extensions": ["myst_parser", *CONFIG["sphinx"]["local_extensions"]],
-            "html_theme": "basic", "nitpicky": True, "exclude_patterns": ["results"],
+            "html_theme": theme, "nitpicky": True, "exclude_patterns": ["results"],
         }  # fmt: skip
         with open(self.output.parent / "warnings", "w+") as stream, patch_docutils(), docutils_namespace():
             places = [self.source, None, self.output, self.output / ".doctrees"]
