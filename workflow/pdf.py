@@ -16,7 +16,7 @@ from typing import Any
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 NAME = "husai.pdf"
 PATIENCE = 300_000
-"""Milliseconds that the equations of the whole book may take to be drawn."""
+"""Milliseconds that the page with the whole book may take to load."""
 DRAWN = "() => [...document.querySelectorAll('.math')].every(e => e.querySelector('mjx-container'))"
 WIDTH, SCALE = 178, 0.75
 """Millimetres of the text on a page of A4, and how much smaller it is than on a screen."""
@@ -83,7 +83,9 @@ def printed(site: Path, path: Path, browser: str) -> None:
             page = window.new_page(viewport={"width": round(WIDTH / 25.4 * 96 / SCALE), "height": 1200})
             page.emulate_media(media="print", color_scheme="light")
             page.goto(f"http://127.0.0.1:{server.server_port}/index.html", wait_until="load", timeout=PATIENCE)
-            page.wait_for_function(DRAWN, timeout=PATIENCE)
+            page.evaluate("async () => await window.MathJax?.startup?.promise")
+            if not page.evaluate(DRAWN):
+                sys.exit("some equations were not drawn: the page to print lacks MathJax")
             page.evaluate(PAPER)
             page.pdf(
                 path=temporary, format="A4", scale=SCALE, print_background=True, outline=True, tagged=True,

@@ -72,7 +72,7 @@ class LaunchDirective(SphinxDirective):
         if not address:
             words = "This copy of the book does not know the address of its repository: its pages have no button for"
             return [nodes.paragraph(text=f"{words} Binder or Colab.")]
-        words = "The rocket at the top of a notebook's page opens that notebook, as it is before any run, on Binder"
+        words = "The rocket at the top of a notebook's page opens that notebook, at its smallest scale, on Binder"
         if not address.startswith(GITHUB):
             return [nodes.paragraph(text=f"{words}.")]
         first = FIRST_CELL.format(repository=address)
