@@ -26,9 +26,11 @@ SNAKEMAKE  = $(PY) -m snakemake --cores $(CORES) --keep-going --rerun-incomplete
 # NAME=VALUE pairs of the command line that are not our own switches
 GIVEN      = $(strip $(foreach v,$(filter-out NB PY PYTHON,$(.VARIABLES)),\
                  $(if $(filter command,$(firstword $(origin $v))),'$v=$($v)')))
+BOOK       = $(if $(filter-out paper,$(PROFILE)),_build/$(PROFILE)/)book
+PDF        = _build/$(PROFILE)/pdf
 SITE       = $(CURDIR)/$(if $(filter-out paper,$(PROFILE)),_build/$(PROFILE)/)_build/html
 
-.PHONY: help env env-evals paper reference followups audit gate smoke test interop evals bench book serve check lab nb clean
+.PHONY: help env env-evals paper pdf reference followups audit gate smoke test interop evals bench book serve check lab nb clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -59,6 +61,11 @@ followups: $(ENV)  ## run the notebooks of the seven follow-up experiments alone
 book: $(ENV)  ## build the book again from the notebooks as executed last
 	@$(SNAKEMAKE) --config profile=$(PROFILE) --allowed-rules book --force book
 	@echo "The book: $(SITE)/index.html"
+
+pdf: $(ENV)  ## print the book, as executed last, into one PDF and offer it on every page (needs Chromium)
+	@$(PY) workflow/pdf.py $(BOOK) $(PDF)
+	@HUSAI_PDF=$(CURDIR)/$(PDF)/husai.pdf $(MAKE) --no-print-directory book PROFILE=$(PROFILE) PY=$(PY)
+	@echo "The book as one PDF: $(SITE)/husai.pdf"
 
 reference: $(ENV)  ## keep the last paper run's results as the reference (from a clean tree only)
 	@test -z "$$(git status --porcelain)" || { echo "the tree is not clean: commit first, then make paper"; exit 1; }

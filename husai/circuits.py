@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from husai import fourier, nulls, orbits, pairing, stats
+from husai import fourier, nulls, orbits, pairing, progress, stats
 from husai.activations import Activations
 from husai.config import require
 from husai.evidence import Estimate
@@ -122,7 +122,7 @@ def features(studies: Sequence[Study], places: Sequence[Site]) -> list[list[Feat
     """
     return [
         [_latents(study, index, site)[0] for index in range(len(study.seeds))]
-        for study, site in zip(studies, places, strict=True)
+        for study, site in progress.each(list(zip(studies, places, strict=True)), "model")
     ]
 
 

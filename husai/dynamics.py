@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from husai import metrics, nulls, stats
+from husai import metrics, nulls, progress, stats
 from husai.activations import Activations
 from husai.config import require
 from husai.evidence import Estimate
@@ -89,7 +89,7 @@ def principal_components(acts: Activations, k: int, seeds: Sequence[int]) -> tup
 def trajectory(study: Study) -> list[dict[str, Any]]:
     """Return, per stored checkpoint, scores over all latents, quality and |cos| to the own initialisation."""
     start, rows = study.at(0), []
-    for step in study.steps:
+    for step in progress.each(study.steps, "checkpoint"):
         now = study.stopped(step)
         init = [metrics.init_cosine(a, b) for a, b in zip(now.saes.W_dec, start.W_dec, strict=True)]
         scores = {name: stats.pairwise(now.scores(name, "all")) for name in ("mean_max_cosine", "hungarian_mcc")}

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from husai import comparison
+from husai import comparison, progress
 from husai.config import require
 from husai.evidence import Estimate
 from husai.orbits import Action
@@ -93,7 +93,7 @@ def fates(
     every, x, k = sides(study, longer, seeds, counts), study.activations.held_out, study.config.sae.active
     tally, lost = np.zeros((len(KINDS), len(every), len(every))), np.zeros((len(every), len(every)))
     bars: dict[str, list[float]] = {}
-    for i, a in enumerate(every):
+    for i, a in enumerate(progress.each(every, "SAE")):
         for j, b in enumerate(every):
             if i != j:
                 found = sort(a, b, x, k, turns, seed=i * len(every) + j, **options)

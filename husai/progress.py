@@ -21,3 +21,8 @@ def watched(work: Iterable[T], sizes: Sequence[int], unit: str) -> Iterator[T]:
         for piece, size in zip(work, sizes, strict=True):
             bar.update(size)
             yield piece
+
+
+def each(items: Sequence[T], unit: str) -> Iterator[T]:
+    """Yield `items` in order, moving a bar by one when each has been dealt with: share done, rate and time left."""
+    yield from tqdm(items, unit=unit, delay=DELAY, file=sys.stderr, mininterval=1.0)

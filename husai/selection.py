@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from husai import consensus, knockoffs, pairing
+from husai import consensus, knockoffs, pairing, progress
 from husai.ablations import CALIPER, LEAST, STABLE
 from husai.config import require, stream_seed
 from husai.evidence import Estimate
@@ -60,7 +60,7 @@ def of(
     """
     require(len(studies) == len(models.seeds), "studies", f"{len(studies)} of them", f"{len(models.seeds)}")
     found = []
-    for m, study in enumerate(studies):
+    for m, study in enumerate(progress.each(studies, "model")):
         real = labels(models.select(m), (~study.activations.training).nonzero()[:, 0].numpy())
         stability = consensus.stability(study.decoders, tau, signed=not study.config.sae.signed)
         found.append([

@@ -1,4 +1,4 @@
-"""The audit on small repositories that the tests make: criteria before runs, verdicts again from the store, drift."""
+"""The audit on small repositories that the tests make: criteria before runs, verdicts again from the store."""
 
 import json
 import os
@@ -7,14 +7,12 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import audit
 import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ESTIMATE = {"value": 0.2, "low": 0.1, "high": 0.3, "n": 5, "unit": "", "method": "t(4)"}
 CLAIM = """
 [P1]
 quantity = "x"
@@ -142,16 +140,6 @@ def test_bounds_that_are_not_older_than_the_run_fail(repository: Repository) -> 
     assert "not an ancestor of the present one" in repository.order(apart)[0]
 
 
-def test_another_n_another_method_and_other_inputs_are_listed() -> None:
-    now = {**ESTIMATE, "n": 4, "method": "t(3)"}
-    assert audit.drift(results(x=ESTIMATE), results(x=now)) == ["x: n was 5, is 4", "x: method was t(4), is t(3)"]
-    old, new = {"inputs": {"a/1": "x", "b/1": "y"}}, {"inputs": {"a/1": "z", "c/1": "y"}}
-    assert audit.inputs(old, new) == [
-        "input a/1: was x, is z", "input b/1: was y, is absent", "input c/1: was absent, is y"
-    ]  # fmt: skip
-    assert audit.inputs(old, old) == []
-
-
 def test_a_run_that_writes_nothing_is_not_compared_with_the_reference(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,41 +156,6 @@ def test_a_run_that_writes_nothing_is_not_compared_with_the_reference(
     assert audit.audit(repository.root, "22_b", repository.root / "out") == [
         "22_b: ran again and wrote no 22_b.json and no 22_b.provenance.json"
     ]
-
-
-@pytest.mark.parametrize("value, said", [
-    ({**ESTIMATE, "value": 0.29}, []),
-    ({**ESTIMATE, "value": 0.31, "high": 0.4}, ["x: was 0.20 [0.10, 0.30], is 0.31 [0.10, 0.40]"]),
-    (0.2, ["x: was 0.20 [0.10, 0.30], is 0.200"]),
-])  # fmt: skip
-def test_an_estimate_drifts_when_it_leaves_the_interval(value: Any, said: list[str]) -> None:
-    assert audit.drift(results(x=ESTIMATE), results(x=value)) == said
-
-
-@pytest.mark.parametrize("old, new, drifts", [
-    (1.0, 1.001, False), (1.0, 1.02, True), (0.0, 1e-9, False), (0.0, 1e-3, True), (3, 4, True), (True, False, True),
-    (True, 1, False), ("none", "none", False), ("none", "dead", True), (None, 0.0, True), (1.0, float("nan"), True),
-    ([1, 2], [1, 3], True),
-])  # fmt: skip
-def test_plain_values_drift_by_more_than_one_percent(old: Any, new: Any, drifts: bool) -> None:
-    assert bool(audit.drift(results(x=old), results(x=new))) == drifts
-
-
-def test_changed_judgements_and_lost_or_new_values_are_listed() -> None:
-    old, new = results(x=1.0, y=2.0), results(x=1.0, z=3.0)
-    new["claims"]["P1"]["verdict"] = "refuted"
-    new["claims"]["P2"] = {"verdict": "supported", "reproduced": "not run"}
-    assert audit.drift(old, new) == [
-        "P1: verdict was supported, is refuted",
-        "P2: verdict was absent, is supported",
-        "P2: reproduced was absent, is not run",
-        "y: not recorded any more",
-        "z: not in the reference",
-    ]
-
-
-def results(**values: Any) -> dict[str, Any]:
-    return {"values": values, "claims": {"P1": {"verdict": "supported", "reproduced": "not run"}}}
 
 
 NOTEBOOK = """from husai import artifacts, evidence, stats

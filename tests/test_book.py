@@ -16,6 +16,7 @@ from sphinx.application import Sphinx  # noqa: E402
 from sphinx.util.docutils import docutils_namespace, patch_docutils  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
 STEM = "22_trained_vs_random"
 PLANNED = {f"{part}{n}" for part, last in enumerate((3, 6, 7, 5, 5, 5, 5, 1), 1) for n in range(1, last + 1)}
 GAP = {"value": 0.21, "low": 0.18, "high": 0.24, "n": 5, "unit": "", "method": "jackknife over seeds, t(4)"}
@@ -53,15 +54,15 @@ class Project:
         content = {"notebook": STEM, "profile": profile, "values": values, "claims": {"P1": judged}}
         (self.source / "results" / f"{STEM}.json").write_text(json.dumps(content))
 
-    def build(self, *texts: str, names: tuple[str, ...] = ("index",)) -> tuple[str, str]:
+    def build(self, *texts: str, names: tuple[str, ...] = ("index",), theme: str = "basic") -> tuple[str, str]:
         """Return the first page named, as HTML, and the warnings of a fresh build."""
         for name, text in {"index": "# T", **dict(zip(names, texts, strict=True))}.items():
             path = self.source / f"{name}.md"
             path.parent.mkdir(exist_ok=True)
             path.write_text(text if name == "index" else f"---\norphan: true\n---\n\n{text}")
         settings = {
-            "extensions": ["myst_parser", "results", "measured", "forest", "carried", "offline"],
-            "html_theme": "basic", "nitpicky": True, "exclude_patterns": ["results"],
+            "extensions": ["myst_parser", *CONFIG["sphinx"]["local_extensions"]],
+            "html_theme": theme, "nitpicky": True, "exclude_patterns": ["results"],
         }  # fmt: skip
         with open(self.output.parent / "warnings", "w+") as stream, patch_docutils(), docutils_namespace():
             places = [self.source, None, self.output, self.output / ".doctrees"]

@@ -21,6 +21,18 @@ def test_the_bar_shows_share_rate_and_time_left(capsys: pytest.CaptureFixture[st
     assert "SAE-step/s" in shown and "<" in shown
 
 
+def test_each_item_moves_the_bar_when_it_is_done_with(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    assert list(progress.each([3, 1, 2], "model")) == [3, 1, 2]
+    assert capsys.readouterr().err.strip() == ""
+    monkeypatch.setattr(progress, "DELAY", 0.0)
+    items = progress.each("abcd", "model")
+    for _ in range(3):
+        next(items)
+    items.close()
+    shown = capsys.readouterr().err
+    assert "2/4" in shown and "model" in shown and "<" in shown, "the third is not done with"
+
+
 def test_sizes_that_do_not_fit_the_work_are_refused() -> None:
     with pytest.raises(ValueError, match="zip"):
         list(progress.watched(range(3), [1, 1], "step"))

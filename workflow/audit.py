@@ -6,7 +6,6 @@ a reason to train, and what it has is verified by checksum. The new judgements a
 """
 
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -17,14 +16,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from husai.evidence import Claim, format_value
+import drift
+
+from husai.evidence import Claim
 
 LEDGER = "book/claims.toml"
 GATES, QUALITY = "book/gates.toml", "book/quality.toml"
 """What decides beside the ledger: the release gate where 75 judges by it, quality wherever SAEs are judged."""
 RELEASE = "75"
-TOLERANCE = 0.01
-"""Relative change of a number without an interval that is not called drift."""
 
 
 def git(root: Path, *arguments: str) -> str | None:
@@ -94,49 +93,6 @@ def order(root: Path, stem: str, reference: Mapping[str, Any], provenance: Mappi
     return found
 
 
-def drift(reference: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return, in words, how a second run differs: judgements, missing or new values, and values that moved.
-
-    An estimate drifts when its new value leaves the reference's interval; a number without an interval when it changes
-    by more than 1 %; anything else when it is not the same. An estimate's n and method must be the same, too.
-    """
-    found = []
-    for name in sorted(reference["claims"].keys() | now["claims"].keys()):
-        then, again = (results["claims"].get(name, {}) for results in (reference, now))
-        for field in ("verdict", "reproduced"):
-            if then.get(field) != again.get(field):
-                found.append(f"{name}: {field} was {then.get(field, 'absent')}, is {again.get(field, 'absent')}")
-    old, new = reference["values"], now["values"]
-    found += [f"{key}: not recorded any more" for key in sorted(old.keys() - new.keys())]
-    found += [f"{key}: not in the reference" for key in sorted(new.keys() - old.keys())]
-    for key in sorted(old.keys() & new.keys()):
-        if not same(old[key], new[key]):
-            found.append(f"{key}: was {format_value(old[key])}, is {format_value(new[key])}")
-        elif isinstance(old[key], Mapping) and isinstance(new[key], Mapping):
-            kept = [field for field in ("n", "method") if old[key].get(field) != new[key].get(field)]
-            found += [f"{key}: {field} was {old[key].get(field)}, is {new[key].get(field)}" for field in kept]
-    return found
-
-
-def inputs(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return which inputs a second run read that the reference run did not, or read in another state."""
-    old, new = (dict(one.get("inputs") or {}) for one in (then, now))
-    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    return [f"input {key}: was {old.get(key, 'absent')}, is {new.get(key, 'absent')}" for key in changed]
-
-
-def same(old: Any, new: Any) -> bool:
-    """Return whether a value has not drifted."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping) and {"value", "low", "high"} <= old.keys() & new.keys():
-        width = old["high"] - old["low"]
-        inside = old["low"] <= new["value"] <= old["high"]
-        return inside if width > 0 else same(old["value"], new["value"])
-    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in (old, new))
-    if numbers and isinstance(old, float | int) and isinstance(new, float | int):
-        return math.isclose(old, new, rel_tol=TOLERANCE, abs_tol=1e-6)
-    return old == new
-
-
 def again(root: Path, stem: str, out: Path) -> str:
     """Run a notebook at its parameters of record from the store alone; return what went wrong, empty if nothing did."""
     command = [sys.executable, "workflow/runner.py", f"notebooks/{stem}.ipynb", f"notebooks/paper/{stem}.yml"]
@@ -169,7 +125,8 @@ def audit(root: Path, stem: str, out: Path) -> list[str]:
     now, made_by = (json.loads(path.read_text()) for path in written)
     if made_by["config_hash"] != provenance["config_hash"]:
         found.append(f"{stem}: its parameters of record are not those of the reference run")
-    return found + [f"{stem}: {line}" for line in [*inputs(provenance, made_by), *drift(reference, now)]]
+    read = [f"input {key}: was {old}, is {new}" for key, old, new in drift.inputs(provenance, made_by)]
+    return found + [f"{stem}: {line}" for line in [*read, *drift.words(reference, now)]]
 
 
 def main(*numbers: str) -> int:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from husai import stats
+from husai import progress, stats
 from husai.config import require
 from husai.evidence import Estimate
 from husai.language.gpt import GPTs
@@ -185,9 +185,10 @@ def every(
     draws: int = 8,
 ) -> list[list[Steered]]:
     """Return the four panels of every model (rows) and SAE seed (columns), each for a feature of its own."""
+    sides = list(zip(pairs, saes, features, strict=True))
     return [
         [steer(pair, batch[j], latent, doses, draws=draws, seed=100 * i + j) for j, latent in enumerate(row)]
-        for i, (pair, batch, row) in enumerate(zip(pairs, saes, features, strict=True))
+        for i, (pair, batch, row) in enumerate(progress.each(sides, "model"))
     ]
 
 

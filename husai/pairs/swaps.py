@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from husai import stats
+from husai import progress, stats
 from husai.config import require
 from husai.evidence import Estimate
 from husai.language.gpt import GPTs
@@ -260,7 +260,7 @@ def every(
     ValueError: as `per_seed`.
     """
     found = []
-    for i, batch in enumerate(saes):
+    for i, batch in enumerate(progress.each(saes, "model")):
         standard, adhd = (models[style].select(i) for style in ("standard", "adhd"))
         x = recorded(adhd, texts["adhd"].tokens, [f"blocks.{layer}.hook_resid_post"])
         rate = batch[0].firing(next(iter(x.values()))[texts["adhd"].real])[0]
