@@ -59,11 +59,8 @@ class ForestDirective(SphinxDirective):
         words, holder = self.content[list(self.content).index(rows[-1]) + 1 :], nodes.Element()
         self.state.nested_parse(words, self.content_offset, holder)
         caption = nodes.caption("", "", *[part for paragraph in holder.children for part in paragraph.children])
-        return [
-            nodes.figure(
-                "", nodes.image(uri=f"/figures/{self.options['name']}.svg", alt=self.options.get("alt", "")), caption
-            )
-        ]
+        image = nodes.image(uri=f"/figures/{self.options['name']}.svg", alt=self.options.get("alt", ""))
+        return [nodes.figure("", image, caption)]
 
     def value(self, address: str) -> Estimate | None:
         """Return a stored estimate; a missing one is a warning, as for `{result}`."""
