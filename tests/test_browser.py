@@ -34,10 +34,10 @@ ALL_DRAWN = "() => [...document.querySelectorAll('.math')].every(e => e.querySel
 # What is wrong with a page as it stands, in one look: pictures, words, names of controls, width.
 LOOK = """
 async () => {
-  const images = [...document.querySelectorAll("article img")];
+  const images = [...document.querySelectorAll("main img")];
   images.forEach(image => { image.loading = "eager"; });
   await Promise.all(images.map(image => image.decode().catch(() => {})));
-  const clone = document.querySelector("article").cloneNode(true);
+  const clone = document.querySelector("main").cloneNode(true);
   clone.querySelectorAll("code, pre, script, style").forEach(part => part.remove());
   const name = control => (control.getAttribute("aria-label") || control.title || control.textContent).trim();
   return {
@@ -45,15 +45,15 @@ async () => {
     wordless: images.filter(image => !image.alt || image.alt.includes("_images/")).map(image => image.src),
     unresolved: clone.textContent.match(/\\[missing|\\{(result|claim|verdict|cite|doc|ref)[^}]*\\}|\\[\\?\\]/g) || [],
     nameless: [...document.querySelectorAll("button, summary")].filter(c => !name(c)).map(c => c.outerHTML),
-    unreachable: [...document.querySelectorAll("article :is(button, summary, a[href])")]
+    unreachable: [...document.querySelectorAll("main :is(button, summary, a[href])")]
       .filter(c => c.tabIndex < 0).map(c => c.outerHTML),
-    unsigned: [...document.querySelectorAll("article figure")]
+    unsigned: [...document.querySelectorAll("main figure")]
       .filter(figure => !figure.querySelector("p.drawn") || !figure.querySelector("img")).map(figure => figure.id),
-    origin: document.querySelectorAll("article div.origin").length,
+    origin: document.querySelectorAll("main div.origin").length,
     titles: document.querySelectorAll("h1").length,
     errors: [...document.querySelectorAll("mjx-merror")].map(error => error.textContent),
     ids: [...document.querySelectorAll("[id]")].map(e => e.id),
-    links: [...document.querySelectorAll("article a[href]")].map(a => [a.href, a.hasAttribute("download")]),
+    links: [...document.querySelectorAll("main a[href]")].map(a => [a.href, a.hasAttribute("download")]),
   };
 }
 """
