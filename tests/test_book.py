@@ -339,7 +339,7 @@ def notebook(project: Project) -> str:
 
 def test_cells_are_numbered_as_in_the_source_and_fold(project: Project) -> None:
     name = notebook(project)
-    _, warnings = project.build()
+    _, warnings = project.build("# T")
     page = (project.output / f"{name}.html").read_text()
     assert warnings.count("\n") == warnings.count("isn't included in any toctree")
     assert re.findall(r'id="(cell-22-\w+)"', page) == [f"cell-22-{at}" for at in (2, "parameters", 3, 4, 5)]
@@ -363,7 +363,7 @@ def test_a_figure_names_its_data_its_drawing_and_its_cell_wherever_it_is_shown(p
 
 def test_a_figure_that_its_cell_did_not_show_is_shown_and_a_table_is_not_a_figure(project: Project) -> None:
     name = notebook(project)
-    project.build()
+    project.build("# T")
     page = (project.output / f"{name}.html").read_text()
     figure = re.findall("<figure.*?</figure>", page, re.S)[1]
     assert "_images/22_lost.svg" in figure and "kept" not in figure
@@ -373,7 +373,7 @@ def test_a_figure_that_its_cell_did_not_show_is_shown_and_a_table_is_not_a_figur
 def test_a_figure_without_data_warns(project: Project) -> None:
     notebook(project)
     (project.source / "figures" / "22_lines.csv").unlink()
-    assert "figures/22_lines.svg: no data beside the figure, wanted figures/22_lines.csv" in project.build()[1]
+    assert "figures/22_lines.svg: no data beside the figure, wanted figures/22_lines.csv" in project.build("# T")[1]
 
 
 def test_a_notebook_without_provenance_warns(project: Project) -> None:
