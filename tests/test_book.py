@@ -61,8 +61,9 @@ class Project:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text if name == "index" else f"---\norphan: true\n---\n\n{text}")
         settings = {
-            "extensions": ["myst_parser", *CONFIG["sphinx"]["local_extensions"]],
-            "html_theme": theme, "nitpicky": True, "exclude_patterns": ["results"],
+            "extensions": ["myst_nb", *CONFIG["sphinx"]["local_extensions"]],
+            "html_theme": theme, "nitpicky": True, "numfig": True,
+            "nb_execution_mode": "off", "exclude_patterns": ["results"],
         }  # fmt: skip
         with open(self.output.parent / "warnings", "w+") as stream, patch_docutils(), docutils_namespace():
             places = [self.source, None, self.output, self.output / ".doctrees"]
@@ -257,9 +258,7 @@ def test_a_reference_run_that_does_not_count_judges_nothing(
     assert "gap too large" not in page and ">reference run<" not in page
 
 
-@pytest.mark.parametrize(
-    "option, shown, hidden", [(":notebook: 22", "P1", "A5.1e-4"), (":part: 4", "A5.1e-4", "P1")]
-)
+@pytest.mark.parametrize("option, shown, hidden", [(":notebook: 22", "P1", "A5.1e-4"), (":part: 4", "A5.1e-4", "P1")])
 def test_ledger_filters(project: Project, option: str, shown: str, hidden: str) -> None:
     page, _ = project.build(f"# T\n\n```{{claims}}\n{option}\n```\n")
     assert f">{shown}<" in page and f">{hidden}<" not in page
@@ -275,6 +274,107 @@ def test_a_notebook_carries_its_provenance(project: Project) -> None:
     assert warnings == ""
     for words in ("abc123 with uncommitted changes", "k=32", "12.5"):
         assert words in page
+
+
+def test_the_facts_of_a_run_stand_under_the_title(project: Project) -> None:
+    stamp = {
+        "commit": "0123456789", "dirty": False, "parameters": {"profile": "paper"}, "seconds": 12.5, "threads": 2,
+        "machine": "Linux x86_64, 2 cores", "finished": "2026-11-21T23:15:08Z",
+    }  # fmt: skip
+    (project.source / "results" / f"{STEM}.provenance.json").write_text(json.dumps(stamp))
+    page, warnings = project.build("# Notebook\n\nFirst words.\n", names=(f"executed/{STEM}",))
+    assert warnings == ""
+    line = "paper profile · commit 0123456 · Linux x86_64, 2 cores, 2 threads · 12.5 s · 2026-11-21 23:15:08 UTC"
+    assert page.index("</h1>") < page.index(line) < page.index("First words.")
+    saved = re.findall(r'<a class="reference download internal" download="" href="../(_downloads/\S+)"', page)
+    assert [Path(path).name for path in saved] == [f"{STEM}.json", f"{STEM}.provenance.json"]
+    assert json.loads((project.output / saved[1]).read_text()) == stamp
+
+
+def test_a_page_names_the_runs_that_it_quotes_and_whether_they_were_clean(project: Project) -> None:
+    record = project.source / "results" / f"{STEM}.provenance.json"
+    record.write_text(json.dumps({"commit": "abc123456", "dirty": True}))
+    names = ("index", f"executed/{STEM}")
+    page, _ = project.build("# T\n\n{result}`22:gap`", "# Notebook", names=names)
+    foot = re.sub("<.*?>", "", page[page.index('class="origin') :])
+    assert "Quotes the results of notebook 22: paper profile, commit abc1234 with uncommitted changes." in foot
+    assert f'href="executed/{STEM}.html"' in page
+    assert "It quotes no results." in project.build("# T\n\nWords.")[0]
+
+
+# --- cells and figures ----------------------------------------------------------------------------------------------
+
+CELLS = [
+    ("markdown", "# Notebook", []),
+    ("code", "width = 4", ["parameters"]),
+    ("code", "width = 8", ["injected-parameters"]),
+    ("code", "x = width", []),
+    ("code", 'plots.save(plots.curves(x), "22_lines")', ["hide-input"]),
+    ("code", 'plots.save(plots.forest(x), "22_lost")\nx', []),
+]
+SVG = '<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" width="2" height="2"/>'
+
+
+def notebook(project: Project) -> str:
+    """Write an executed notebook with two figures, of which the second was saved but not shown; return its page."""
+    pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    cells: list[dict[str, Any]] = []
+    for number, (kind, text, tags) in enumerate(CELLS):
+        cell = {"cell_type": kind, "id": f"c{number}", "metadata": {"tags": tags}, "source": text}
+        if "save" in text:
+            cell["metadata"] |= {"mystnb": {"figure": {"caption": "The caption.", "name": f"fig-{number}"}}}
+            data = {"image/png": pixel} if "lines" in text else {"text/html": "<table><tr><td>kept</td></tr></table>"}
+            cell["outputs"] = [{"output_type": "display_data", "metadata": {}, "data": data}]
+        cells.append(cell | ({"outputs": [], "execution_count": 1} | cell if kind == "code" else {}))
+    content = {"cells": cells, "metadata": {"kernelspec": {"name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}
+    (project.source / "executed").mkdir(exist_ok=True)
+    (project.source / "figures").mkdir(exist_ok=True)
+    (project.source / "executed" / f"{STEM}.ipynb").write_text(json.dumps(content))
+    (project.source / "results" / f"{STEM}.provenance.json").write_text(json.dumps({"commit": "abc"}))
+    for name in ("22_lines", "22_lost"):
+        (project.source / "figures" / f"{name}.svg").write_text(SVG)
+        data = "panel,series,mark,x,y,x_axis,y_axis\nleft,ours,line,1,2,width,score\n"
+        (project.source / "figures" / f"{name}.csv").write_text(data)
+    return f"executed/{STEM}"
+
+
+def test_cells_are_numbered_as_in_the_source_and_fold(project: Project) -> None:
+    name = notebook(project)
+    _, warnings = project.build("# T")
+    page = (project.output / f"{name}.html").read_text()
+    assert warnings.count("\n") == warnings.count("isn't included in any toctree")
+    assert re.findall(r'id="(cell-22-\w+)"', page) == [f"cell-22-{at}" for at in (2, "parameters", 3, 4, 5)]
+    assert re.findall(r'<details class="code"( open="open")?>\s*<summary>(.*?)</summary>', page) == [
+        ("", "Cell 2: parameters, by default"), (' open="open"', "Parameters of this run"),
+        (' open="open"', "Cell 3"), ("", "Cell 4"), (' open="open"', "Cell 5"),
+    ]  # fmt: skip
+
+
+def test_a_figure_names_its_data_its_drawing_and_its_cell_wherever_it_is_shown(project: Project) -> None:
+    name = notebook(project)
+    prose, _ = project.build("# T\n\n```{figure} figures/22_lines.svg\n:alt: one line\n\nCaption.\n```\n")
+    assert f'href="{name}.html#cell-22-4"' in prose and 'alt="one line"' in prose
+    saved = re.findall(r'href="(_downloads/\S+)"', prose)
+    assert [Path(path).name for path in saved] == ["22_lines.csv", "22_lines.svg"]
+    assert all((project.output / path).exists() for path in saved)
+    page = (project.output / f"{name}.html").read_text()
+    assert 'href="#cell-22-4"' in page and "Made in cell 4 of notebook 22" in page
+    assert 'alt="Plot of score against width; panels: left; series: ours."' in page
+
+
+def test_a_figure_that_its_cell_did_not_show_is_shown_and_a_table_is_not_a_figure(project: Project) -> None:
+    name = notebook(project)
+    project.build("# T")
+    page = (project.output / f"{name}.html").read_text()
+    figure = re.findall("<figure.*?</figure>", page, re.S)[1]
+    assert "_images/22_lost.svg" in figure and "kept" not in figure
+    assert page.index("kept") < page.index(figure)
+
+
+def test_a_figure_without_data_warns(project: Project) -> None:
+    notebook(project)
+    (project.source / "figures" / "22_lines.csv").unlink()
+    assert "figures/22_lines.svg: no data beside the figure, wanted figures/22_lines.csv" in project.build("# T")[1]
 
 
 def test_a_notebook_without_provenance_warns(project: Project) -> None:
@@ -316,6 +416,12 @@ def test_every_sentence_of_the_conclusions_is_tied_to_a_claim() -> None:
     sentences = [s for block in words for s in re.split(r"(?<=[.?]) (?=[A-Z])", block.strip())]
     assert len(sentences) > 20
     assert [s for s in sentences if "{claim}`" not in s] == []
+
+
+def test_every_work_cited_can_be_opened() -> None:
+    entries = re.split(r"\n(?=@)", (ROOT / "book" / "references.bib").read_text())
+    assert len(entries) > 30
+    assert [e.split("\n")[0] for e in entries if not re.search(r"^ +(doi|url) += \{(10\.|https://)", e, re.M)] == []
 
 
 def test_every_page_of_the_contents_has_a_source() -> None:

@@ -1,7 +1,10 @@
 """Figures show what they are given, and the same records give the same bytes."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
+import seaborn as sns
+from scipy.spatial.distance import pdist
 
 from husai import plots
 from husai.evidence import Estimate
@@ -30,9 +33,7 @@ def test_forest_gives_every_group_its_own_labels_and_order():
 
 def test_trajectories_draw_each_measure_with_its_band_and_the_chance_line():
     keys = ("mean_max_cosine", "hungarian_mcc", "fvu", "alive", "init_cosine")
-    rows = [
-        {"step": step, **dict(zip(keys, estimates(*[step / 100] * 5), strict=True))} for step in (0, 8, 16)
-    ]
+    rows = [{"step": step, **dict(zip(keys, estimates(*[step / 100] * 5), strict=True))} for step in (0, 8, 16)]
     figure = plots.trajectories({"x": rows}, {"x": {"mean_max_cosine": 0.3}}, {"x": 8})
     top, bottom = figure.axes
     assert len(top.collections) == 2 and len(bottom.collections) == 3
@@ -175,3 +176,39 @@ def test_stacked_shares_stand_end_to_end_with_their_intervals():
     assert ends == [pytest.approx([0.1, 0.3]), pytest.approx([0.6, 0.8])], "none for what is not there"
     (legend,) = axis.figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["a", "c"]
+
+
+# Machado, Oliveira and Fernandes (2009), "A physiologically-based model for simulation of color vision deficiency",
+# IEEE Transactions on Visualization and Computer Graphics 15(6), table 1: severity 1.0, on linear RGB.
+SEEN = {
+    "all colours": np.eye(3),
+    "no red cones":
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "no green cones":
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "no blue cones":
+        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}  # fmt: skip
+
+
+def nearest(colours, matrix):
+    """Return the smallest distance (CIE 1976, L*a*b*) between two of the colours, seen through the matrix."""
+    rgb = np.asarray(colours)
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = np.clip(linear @ np.transpose(matrix), 0, 1) @ to_xyz.T / to_xyz.sum(1)
+    f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
+    lab = np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], 1)
+    return pdist(lab).min()
+
+
+@pytest.mark.parametrize("who", SEEN)
+def test_the_colours_of_figures_differ_for_everyone(who):
+    """A distance of 2.3 can just be noticed; matplotlib's own colours come as near as 5 for some readers."""
+    assert nearest(plots.COLOURS, SEEN[who]) > 10
+
+
+def test_the_measure_of_colours_finds_a_palette_that_is_not_for_everyone():
+    assert nearest(sns.color_palette("tab10"), SEEN["all colours"]) > 10
+    assert min(nearest(sns.color_palette("tab10"), SEEN[who]) for who in SEEN) < 8
+    assert nearest([(0, 0, 0), (1, 1, 1)], np.eye(3)) == pytest.approx(100, abs=0.1)

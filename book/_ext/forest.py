@@ -17,7 +17,6 @@ Every row names a stored estimate, so the figure cannot hold a number that the b
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 from docutils import nodes
 from docutils.parsers.rst import directives
 from results import logger, near, results_of
@@ -56,15 +55,12 @@ class ForestDirective(SphinxDirective):
         if not rows or not all(groups.values()):
             return []
         figure = plots.forest(groups, self.arguments[0], self.options.get("zero"), self.options.get("margin"))
-        uri = f"figures/{self.options['name']}.svg"
-        path = Path(self.env.srcdir) / uri
-        path.parent.mkdir(exist_ok=True)
-        figure.savefig(path, metadata={"Date": None})
-        plt.close(figure)
+        plots.save(figure, self.options["name"], Path(self.env.srcdir) / "figures")
         words, holder = self.content[list(self.content).index(rows[-1]) + 1 :], nodes.Element()
         self.state.nested_parse(words, self.content_offset, holder)
         caption = nodes.caption("", "", *[part for paragraph in holder.children for part in paragraph.children])
-        return [nodes.figure("", nodes.image(uri=f"/{uri}", alt=self.options.get("alt", "")), caption)]
+        image = nodes.image(uri=f"/figures/{self.options['name']}.svg", alt=self.options.get("alt", ""))
+        return [nodes.figure("", image, caption)]
 
     def value(self, address: str) -> Estimate | None:
         """Return a stored estimate; a missing one is a warning, as for `{result}`."""

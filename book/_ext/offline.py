@@ -4,6 +4,7 @@ MathJax is one file copied from the package `sphinx-mathjax-offline`; Thebe, whi
 CDN and twice, is unplugged.
 """
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import copyfile
@@ -31,6 +32,15 @@ def drop_thebe(app: Sphinx, pagename: str, template: str, context: dict[str, Any
     context["css_files"] = [file for file in context["css_files"] if "thebe" not in str(file.filename)]
 
 
+def drop_fonts(app: Sphinx, exception: Exception | None) -> None:
+    """Remove the theme's preloading of icon fonts: its icons are drawn by script, and a page read as a file may not."""
+    if exception or app.builder.format != "html":
+        return
+    for path in Path(app.outdir).rglob("*.html"):
+        page = path.read_text()
+        path.write_text(re.sub(r'<link rel="preload" as="font"[^>]*>\n?', "", page))
+
+
 def copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
     """Put MathJax into the finished site (under _static/ earlier, Jupyter Book would load it twice)."""
     if exception or app.builder.format != "html":
@@ -48,4 +58,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", configure, priority=900)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("build-finished", copy_mathjax)
+    app.connect("build-finished", drop_fonts)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

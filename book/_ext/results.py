@@ -1,7 +1,7 @@
-"""Sphinx extension: every number, verdict and provenance stamp of the book is read from the results of its build.
+"""Sphinx extension: every number and verdict of the book is read from the results of its build.
 
-Role `{result}`, directives `{claims}`, `{scoreboard}` and `{verdict}`, a provenance stamp at the foot of each
-executed notebook, and a banner on every page while the results come from a profile that is not for citation.
+Role `{result}`, directives `{claims}`, `{scoreboard}` and `{verdict}`, and a banner on every page while the results
+come from a profile that is not for citation.
 Whatever is missing, misspelt or turned is a Sphinx warning, so that a build with `-W` fails.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from docutils import nodes
 from docutils.parsers.rst import directives
-from sphinx.addnodes import pending_xref
+from sphinx.addnodes import download_reference, pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
@@ -111,18 +111,29 @@ def near(key: str, known: Mapping[str, Any]) -> str:
     return ", ".join(get_close_matches(key, known, n=5, cutoff=0.5) or sorted(known)[:20]) or "none"
 
 
-def link(env: BuildEnvironment, docname: str, inner: nodes.Node) -> nodes.Node:
-    """Wrap a node in a link to a page of the book, if that page exists and is not the present one."""
+def link(env: BuildEnvironment, docname: str, inner: nodes.Node, place: str = "") -> nodes.Node:
+    """Wrap a node in a link to a page of the book, or to a place on it; not to nowhere, nor from a page to itself."""
+    if docname == env.docname and place:
+        return nodes.reference("", "", inner, refid=place, internal=True)
     if docname == env.docname or docname not in env.found_docs:
         return inner
-    return pending_xref("", inner, refdomain="", reftype="page", reftarget=docname, refdoc=env.docname)
+    refers = {"refdomain": "", "reftype": "page", "reftarget": docname, "refdoc": env.docname}
+    return pending_xref("", inner, **refers, place=place)
 
 
 def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Element) -> nodes.reference | None:
     """Make the links of `link`; Sphinx's own `doc` links would drop the content's class and explanation."""
     if node["reftype"] != "page":
         return None
-    return make_refnode(app.builder, node["refdoc"], node["reftarget"], "", content)
+    return make_refnode(app.builder, node["refdoc"], node["reftarget"], node["place"], content)
+
+
+def download(env: BuildEnvironment, file: str, words: str) -> download_reference:
+    """Return a link that saves a file, named from the book's folder; the finished site has a copy of it."""
+    env.note_dependency(str(Path(env.srcdir) / file))
+    return download_reference(
+        "", "", nodes.inline(text=words), reftarget=file, filename=env.dlfiles.add_file(env.docname, file)
+    )
 
 
 class ResultRole(SphinxRole):
@@ -283,37 +294,6 @@ class VerdictDirective(SphinxDirective):
         return [nodes.paragraph("", "", nodes.strong(text=f"[{message}]"))]
 
 
-def stamp(app: Sphinx, doctree: nodes.document) -> None:
-    """Put the provenance of an executed notebook, folded, at its foot."""
-    docname = app.env.docname
-    if not docname.startswith(EXECUTED):
-        return
-    path = Path(app.srcdir) / "results" / f"{docname.removeprefix(EXECUTED)}.provenance.json"
-    if not path.exists():
-        logger.warning(f"{docname}: no provenance, wanted results/{path.name}", location=docname)
-        return
-    app.env.note_dependency(str(path))
-    provenance = json.loads(path.read_text())
-    if provenance.pop("dirty", False):
-        provenance["commit"] += " with uncommitted changes"
-    fields = nodes.field_list(classes=["provenance"])
-    for name, value in provenance.items():
-        body = nodes.paragraph("", "", *described(value))
-        fields += nodes.field("", nodes.field_name(text=name.replace("_", " ")), nodes.field_body("", body))
-    title = nodes.title(text="Provenance: what ran, when, on what")
-    page = next(iter(doctree.findall(nodes.section)), doctree)
-    page += nodes.admonition("", title, fields, classes=["note", "dropdown"])
-
-
-def described(value: Any) -> Iterator[nodes.Node]:
-    """Yield a provenance value as words: mappings as `name=value`, lists with commas."""
-    if isinstance(value, Mapping):
-        value = [f"{name}={entry}" for name, entry in value.items()] or "none"
-    for index, item in enumerate(value if isinstance(value, list) else [value]):
-        yield from [nodes.Text(", ")] * bool(index)
-        yield nodes.literal(text=str(item)) if isinstance(value, list) else nodes.Text(evidence.format_value(item))
-
-
 def banner(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
     """Say on every page that the numbers are not for citation, unless all of them come from a citable profile."""
     paths = (Path(app.srcdir) / "results").glob("[0-9][0-9]_*.json")
@@ -329,6 +309,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("scoreboard", ScoreboardDirective)
     app.add_directive("verdict", VerdictDirective)
     app.connect("missing-reference", resolve)
-    app.connect("doctree-read", stamp)
     app.connect("html-page-context", banner)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,5 +1,7 @@
 """How every figure looks, and where it is written."""
 
+import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from husai.evidence import Estimate, output_directory
+from husai.plots.shown import as_csv
 
 COLOURS = sns.color_palette("colorblind")
 STYLE = {
@@ -22,11 +25,19 @@ STYLE = {
 matplotlib.rcParams.update(STYLE)  # type: ignore[arg-type]
 
 
-def save(figure: Figure, name: str) -> Figure:
-    """Write the figure as `figures/<name>.svg` in the output directory and return it."""
-    folder = Path(output_directory()) / "figures"
+def save(figure: Figure, name: str, folder: Path | None = None) -> Figure:
+    """Write the figure as `<name>.svg`, and what it shows as `<name>.csv`; close and return it.
+
+    The folder is `figures/` in the output directory unless another is named.
+    """
+    folder = folder or Path(output_directory()) / "figures"
     folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+    drawing = io.BytesIO()
+    figure.savefig(drawing, format="svg", metadata={"Date": None})
+    for suffix, content in (("svg", drawing.getvalue()), ("csv", as_csv(figure).encode())):
+        unfinished = folder / f".{name}.{suffix}.{os.getpid()}"
+        unfinished.write_bytes(content)
+        os.replace(unfinished, folder / f"{name}.{suffix}")
     plt.close(figure)
     return figure
 
@@ -41,6 +52,4 @@ def plain_ticks(axis: Axes) -> None:
 def band(axis: Axes, x: Any, estimates: Sequence[Estimate], colour: Any, label: str) -> None:
     """Draw estimates as a line with their intervals as a band."""
     axis.plot(x, [e.value for e in estimates], color=colour, lw=1.6, marker="o", ms=3, label=label)
-    axis.fill_between(
-        x, [e.low for e in estimates], [e.high for e in estimates], color=colour, alpha=0.2, lw=0
-    )
+    axis.fill_between(x, [e.low for e in estimates], [e.high for e in estimates], color=colour, alpha=0.2, lw=0)
