@@ -190,9 +190,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("husai", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"path is {path.name!r}; wanted a complete safetensors file ({error})") from None
+    require(isinstance(metadata, dict), f"metadata of {path.name}", metadata, "a JSON object")
+    return tensors, metadata
 
 
 @runtime_checkable

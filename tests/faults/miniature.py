@@ -6,12 +6,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
 ROOT = Path(__file__).parents[2]
+LEVEL = os.environ.get("HUSAI_FAULTS", "")
+"""What runs: "" a few trials of every fault, "trials" all of them, "all" also three of the real notebooks."""
 PAGES = {
     "book/index.md": "# A page\n",
     "_toc.yml": "format: jb-book\nroot: index\n",
@@ -50,6 +53,7 @@ run["mean"] = stats.mean([0.1, 0.2, 0.4])
 run.record()
 """
 NOTEBOOKS = {"91_study": STUDY, "92_models": MODELS, "93_numbers": NUMBERS}
+STEPS = {"91_study": 200, "92_models": 100, "93_numbers": 1}
 PROFILES = ("paper", "full")
 
 
@@ -79,7 +83,7 @@ def write(root: Path) -> Path:
     for stem, code in NOTEBOOKS.items():
         write_notebook(root, stem, code)
         for profile in PROFILES:
-            (root / "notebooks" / profile / f"{stem}.yml").write_text(f"profile: {profile}\nsteps: 200\n")
+            (root / "notebooks" / profile / f"{stem}.yml").write_text(f"profile: {profile}\nsteps: {STEPS[stem]}\n")
     return root
 
 
@@ -91,9 +95,11 @@ class Make(subprocess.Popen):
 
     def __init__(self, root: Path, *goals: str, limit: int | None = None, **environment: str) -> None:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS", "HUSAI", "PYTHONPATH"))}
+        env["HUSAI_ARTIFACTS"] = str(root / "artifacts")  # the library is a link, and would find its own
         command = ["make", f"PY={sys.executable}", *(goals or ["paper"])]
         narrow = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))) if limit is not None else None
         self.transcript = tempfile.TemporaryFile()  # a pipe would stay open while any orphan lives
+        weakref.finalize(self, self.transcript.close)
         super().__init__(
             command, cwd=root, env=env | environment, start_new_session=True, stdin=subprocess.DEVNULL,
             stdout=self.transcript, stderr=subprocess.STDOUT, preexec_fn=narrow,

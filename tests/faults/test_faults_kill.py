@@ -13,11 +13,10 @@ import miniature
 import psutil
 import pytest
 
-ALL = os.environ.get("HUSAI_FAULTS") == "all"
 DRAWN = random.Random(2026)
-GROUP = [DRAWN.random() for _ in range(20)][: 20 if ALL else 4]
+GROUP = [DRAWN.random() for _ in range(20)][: 20 if miniature.LEVEL else 2]
 """When a run is killed, as a share of an undisturbed one."""
-PARTS = [DRAWN.random() for _ in range(5)][: 5 if ALL else 1]
+PARTS = [DRAWN.random() for _ in range(5)][: 5 if miniature.LEVEL else 1]
 
 
 def descendants(process: subprocess.Popen) -> list[psutil.Process]:
@@ -87,7 +86,7 @@ def test_snakemake_is_killed_and_what_it_started_lives_on(run, fresh, reference,
         assert not [one for one in orphans if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
-@pytest.mark.skipif(not ALL, reason="minutes: make faults runs it")
+@pytest.mark.skipif(miniature.LEVEL != "all", reason="takes an hour: make faults runs it")
 @pytest.mark.fault("SIGKILL of the whole smoke run")
 @pytest.mark.parametrize("moment", [DRAWN.random() for _ in range(3)], ids=lambda moment: f"{moment:.2f}")
 def test_the_real_notebooks_at_their_smallest_scale(smoke, tmp_path, moment):
