@@ -30,7 +30,7 @@ BOOK       = $(if $(filter-out paper,$(PROFILE)),_build/$(PROFILE)/)book
 PDF        = _build/$(PROFILE)/pdf
 SITE       = $(CURDIR)/$(if $(filter-out paper,$(PROFILE)),_build/$(PROFILE)/)_build/html
 
-.PHONY: help env env-evals paper pdf reference followups audit gate smoke test interop evals bench book serve check lab nb clean
+.PHONY: help env env-evals paper pdf reference followups audit gate smoke test faults interop evals bench book serve check lab nb clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -91,6 +91,10 @@ test: $(ENV)  ## unit tests, every notebook at its smallest scale, that book, an
 	$(PY) -m pytest -n 2 --dist loadfile --ignore=tests/test_browser.py
 	$(MAKE) --no-print-directory smoke PY=$(PY)
 	HUSAI_SITE=$(CURDIR)/_build/smoke/_build/html $(PY) -m pytest tests/test_browser.py
+
+faults: export HUSAI_FAULTS = all
+faults: $(ENV)  ## break small runs, and three of all notebooks, in every way that can be thought of (two hours)
+	$(PY) -m pytest -n 2 tests/faults
 
 .venv-interop/ready: requirements-interop.lock constraints.txt
 	@$(PYTHON) $(IS_3_11) || { echo "Python 3.11 is wanted, as python3.11 or python3 on the PATH"; exit 1; }

@@ -74,11 +74,12 @@ rule notebook:
         OUT + "/results/{stem}.provenance.json",
     params:
         criteria=lambda w: criteria(w.stem),
+        contents=lambda w, input: runner.contents([f for f in input if not f.startswith(f"{OUT}/results/")]),
     log:
         BUILD + "/logs/{stem}.log",
     threads: 2
     shell:  # two threads also where fewer or more are free: the values depend on it
-        "OMP_NUM_THREADS=2 NUMBA_NUM_THREADS=2 "
+        "OMP_NUM_THREADS=2 NUMBA_NUM_THREADS=2 python workflow/alone.py {BUILD}/locks/{wildcards.stem} "
         "python workflow/runner.py {input.source} {input.parameters} {OUT} {BUILD} > {log} 2>&1"
 
 
@@ -87,6 +88,8 @@ rule book:
         product("executed/*.ipynb"), product("results/*.json"), PROSE, "_config.yml", "_toc.yml",
     output:
         INDEX,
+    params:
+        contents=runner.contents([*PROSE, "_config.yml", "_toc.yml"]),
     log:
         BUILD + "/logs/book.log",
     run:
@@ -99,7 +102,7 @@ rule book:
         made = f"jupyter-book build {OUT} --config _config.yml --toc $PWD/_toc.yml --path-output {SITE} --all -W -n --keep-going"
         started, status = time.time(), 1
         try:
-            shell(made + " > {log} 2>&1")
+            shell(f"python workflow/alone.py {BUILD}/locks/book {made} > {log} 2>&1")
             status = 0
         finally:
             harness.command(Path(BUILD), "book", shlex.split(made), started, status)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
@@ -72,8 +73,9 @@ def stored(
     count and the versions of torch and numba. `build(folder)` works in `<hash>.partial`, which survives a kill so that
     a builder may resume; it is renamed when complete, with the seconds that the last attempt took. A file lock keeps
     two processes from building the same thing.
-    Raises ValueError when a stored file is missing, truncated or altered, and when the artifact itself is while
-    $HUSAI_STORE is "read-only", as in an audit.
+    What is stored is checked first: where a file is missing, truncated or altered, the artifact is set aside as
+    `<hash>.damaged` with a warning and built anew. Raises ValueError instead, and when there is no such artifact,
+    while $HUSAI_STORE is "read-only", as in an audit.
     """
     key = {
         "config": json.loads(canonical(config)),
@@ -87,27 +89,63 @@ def stored(
     folder, partial = root() / kind / address, root() / kind / f"{address}.partial"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f".{address}.lock"):
-        if not folder.exists():
+        found = _sound(folder)
+        if found is None:
             closed = os.environ.get("HUSAI_STORE") == "read-only"
             require(not closed, "artifact", f"{kind}/{address}", "a stored one: read-only, nothing is made")
-            partial.mkdir(exist_ok=True)
             started = time.perf_counter()
-            build(partial)
+            _built(partial, build)
             made = {"files": _digests(partial), "seconds": round(time.perf_counter() - started, 1)}
             write_json(partial / "manifest.json", {"kind": kind, **key, **made})
             os.replace(partial, folder)
-        _opened[f"{kind}/{address}"] = verify(folder)
+            found = verify(folder)
+        _opened[f"{kind}/{address}"] = found
     return folder
 
 
-def verify(folder: Path) -> str:
-    """Check every file of an artifact against its manifest and return the digest of them all."""
+def _sound(folder: Path) -> str | None:
+    """Return the digest of a stored artifact; None where there is none, or a damaged one that is now set aside."""
+    if not folder.exists():
+        return None
     try:
-        wanted: Mapping[str, str] = json.loads((folder / "manifest.json").read_text())["files"]
-    except (OSError, ValueError, KeyError):
-        raise ValueError(
-            f"artifact {folder.name} has no readable manifest.json; delete its folder to build it anew"
-        ) from None
+        return verify(folder)
+    except ValueError as error:
+        if os.environ.get("HUSAI_STORE") == "read-only":
+            raise
+        warnings.warn(f"{error}: it is set aside and built anew", stacklevel=3)
+    aside = folder.with_name(f"{folder.name}.damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(folder, aside)
+    return None
+
+
+def _built(partial: Path, build: Callable[[Path], None]) -> None:
+    """Build in a folder, from what an interrupted build left there, or from nothing where that cannot be read."""
+    partial.mkdir(exist_ok=True)
+    for path in filter(Path.is_file, partial.rglob(".*")):  # temporary names of writers that were killed
+        path.unlink()
+    resumes = any(partial.iterdir())
+    try:
+        build(partial)
+    except ValueError as error:
+        if not resumes:
+            raise
+        warnings.warn(f"artifact {partial.name} is begun anew: what was left of it fails with {error}", stacklevel=3)
+        clear(partial)
+        build(partial)
+
+
+def verify(folder: Path) -> str:
+    """Check every file of an artifact against its manifest, that against its address; return the digest of them all."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        wanted: Mapping[str, str] = dict(manifest.pop("files"))
+        manifest.pop("seconds", None)
+        whole = fingerprint([manifest.pop("kind"), manifest]) == folder.name
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise ValueError(f"artifact {folder.name} has no readable manifest.json of its own")
     check_files(folder, wanted)
     return fingerprint(wanted)
 
@@ -118,7 +156,7 @@ def check_files(folder: Path, digests: Mapping[str, str]) -> None:
         path = folder / name
         if not path.is_file() or digest(path) != wanted:
             state = "is corrupt or truncated (its checksum differs)" if path.is_file() else "is missing"
-            raise ValueError(f"artifact {folder.name}: {name} {state}; delete its folder to build it anew")
+            raise ValueError(f"artifact {folder.name}: {name} {state}")
 
 
 def digest(path: Path) -> str:
@@ -145,8 +183,11 @@ def write_tensors(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     text = {"husai": json.dumps(metadata or {}, sort_keys=True)}
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary, text)
-    os.replace(temporary, path)
+    try:
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary, text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)  # what a full disk leaves
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -154,9 +195,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("husai", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"path is {path.name!r}; wanted a complete safetensors file ({error})") from None
+    require(isinstance(metadata, dict), f"metadata of {path.name}", metadata, "a JSON object")
+    return tensors, metadata
 
 
 @runtime_checkable

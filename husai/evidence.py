@@ -105,18 +105,21 @@ class Claim:
 
 
 def load_claims(path: Path | None = None) -> dict[str, Claim]:
-    """Return the ledger by claim id; a claim with an unknown rule or field is refused."""
+    """Return the ledger by claim id; what is no TOML, and a claim with an unknown rule or field, is refused."""
     path = path or ROOT / "book" / "claims.toml"
+    try:
+        ledger = tomllib.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} cannot be read: {error}") from None
     claims = {}
-    for name, entry in tomllib.loads(path.read_text()).items():
+    for name, entry in ledger.items():
         try:
             claims[name] = Claim(id=name, **{**entry, "verdict": tuple(entry.get("verdict", ()))})
-        except TypeError as error:
+            for rule in claims[name].verdict:
+                known = rule.get("rule") in RULES
+                require(known, f"claim {name}: rule", rule.get("rule"), f"one of {sorted(RULES)}")
+        except (TypeError, AttributeError) as error:
             raise ValueError(f"claim {name} in {path.name}: {error}") from None
-        for rule in claims[name].verdict:
-            require(
-                rule.get("rule") in RULES, f"claim {name}: rule", rule.get("rule"), f"one of {sorted(RULES)}"
-            )
     return claims
 
 

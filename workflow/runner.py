@@ -6,6 +6,7 @@
 
 import ast
 import functools
+import hashlib
 import os
 import re
 import sys
@@ -19,8 +20,16 @@ import yaml
 
 
 def read_parameters(path: Path) -> dict[str, Any]:
-    """Return the parameters of a YAML file; an empty file has none."""
-    return yaml.safe_load(path.read_text()) or {}
+    """Return the parameters of a YAML file; an empty file has none. ValueError: no YAML, or no names with values."""
+    try:
+        given = yaml.safe_load(path.read_text())
+    except Exception as error:  # a hand-written date, number or tag may raise anything
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be read; wanted lines of `name: value` ({reason})") from None
+    given = {} if given is None else given
+    if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
+        raise ValueError(f"{path} holds {given!r}; wanted lines of `name: value`")
+    return given
 
 
 def refuse_unknown(notebook: Path, given: dict[str, Any], source: Path | str) -> None:
@@ -28,6 +37,18 @@ def refuse_unknown(notebook: Path, given: dict[str, Any], source: Path | str) ->
     known = sorted(papermill.inspect_notebook(notebook))
     for name in given.keys() - known:
         raise ValueError(f"{source} gives {name}, which {notebook} does not know; it knows {', '.join(known)}")
+
+
+@functools.cache
+def digest(path: str) -> str:
+    """Return the SHA-256 of a file; read once a process, as every notebook stands on many of the same files."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def contents(paths: list[str]) -> str:
+    """Return one hash of what files hold: unlike their dates it is the same whatever the clock did."""
+    files = (f"{path} {digest(path) if os.path.exists(path) else ''}" for path in sorted(map(str, paths)))
+    return "contents " + hashlib.sha256("\n".join(files).encode()).hexdigest()[:12]
 
 
 @functools.cache

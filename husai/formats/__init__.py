@@ -14,7 +14,7 @@ from pathlib import Path
 
 from husai import saes
 from husai.config import require
-from husai.formats.checks import json_object
+from husai.formats.checks import inside, json_object
 from husai.formats.dictionary_learning import read_dictionary_learning
 from husai.formats.hub import PREFIX, fetch
 from husai.formats.sae_lens import metadata, read_sae_lens, write_sae_lens
@@ -60,11 +60,22 @@ def require_width(sae: SAEBatch, d_model: int, activations: str = "the activatio
 
 def _read_one(folder: Path | str, position: int) -> SAEBatch:
     path = where(folder)
-    if (path / "sae_weights.safetensors").exists():
+    if inside(path, "sae_weights.safetensors").exists():
         own = "seeds" in json_object(path / "cfg.json")
-        return saes.load(path) if own else read_sae_lens(path, position)
-    if (path / "sae.safetensors").exists():
+        return _read_own(path) if own else read_sae_lens(path, position)
+    if inside(path, "sae.safetensors").exists():
         return read_sparsify(path, position)
     known = "sae_weights.safetensors (sae_lens, husai), sae.safetensors (sparsify) or ae.pt (dictionary_learning)"
     require((path / "ae.pt").exists(), "folder", path.name, f"a folder with {known}")
     return read_dictionary_learning(path, position)
+
+
+def _read_own(folder: Path) -> SAEBatch:
+    seeds = json_object(folder / "cfg.json")["seeds"]
+    listed = isinstance(seeds, list) and len(seeds) > 0 and all(type(seed) is int for seed in seeds)
+    require(listed, f"seeds of cfg.json in {folder.name}", seeds, "a list of integers")
+    try:
+        return saes.load(folder)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError) as error:  # what only a foreign hand writes
+        wanted = f"what saes.save writes ({type(error).__name__}: {error})"
+        raise ValueError(f"folder is {folder.name!r}; wanted {wanted}") from None

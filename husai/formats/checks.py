@@ -1,7 +1,8 @@
 """What every format needs: a declared layout, its check and its turn into ours, and refusals that name the thing."""
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,14 +41,49 @@ OWN = same(*WEIGHTS)
 LINEAR = {"encoder.weight": ("W_enc", "d_sae d_model"), "encoder.bias": ("b_enc", "d_sae")}  # stored [out, in]
 
 
+LARGEST = 2**24
+"""Bytes of the largest configuration that is opened; real ones have a few thousand."""
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+"""Types that weights may have."""
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return a regular file of a folder; ValueError for a link to elsewhere, a pipe or a device.
+
+    A folder of the hub's cache may point to the blobs of its own repository: that is how the cache is laid out.
+    """
+    path, parts = folder / name, folder.absolute().parts
+    blobs = [Path(*parts[:index], "blobs") for index, part in enumerate(parts) if part == "snapshots"]
+    target, *homes = (Path(os.path.realpath(place)) for place in (path, folder, *blobs))
+    here = any(target.is_relative_to(home) for home in homes)
+    require(here, f"{name} of {folder.name}", "a link out of the folder", "a file that lies in it")
+    require(path.is_file() or not path.exists(), f"{name} of {folder.name}", "no regular file", "a regular file")
+    return path
+
+
 def json_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; ValueError when there is none."""
+    """Return the JSON object in a file; ValueError when there is none, or none that is strict and of sensible size."""
+    inside(path.parent, path.name)
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        raise ValueError(f"folder is {path.parent.name!r}; wanted a readable {path.name} in it") from None
+        size = path.stat().st_size
+        require(size <= LARGEST, path.name, f"{size} bytes long", f"at most {LARGEST}")
+        content = json.loads(path.read_text("utf-8"), object_pairs_hook=_once, parse_constant=_finite)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"folder is {path.parent.name!r}; wanted a readable {path.name} in it ({reason})") from None
     require(isinstance(content, dict), path.name, content, "a JSON object")
     return content
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object that names nothing twice: readers would differ on which entry counts."""
+    content = dict(pairs)
+    require(len(content) == len(pairs), "an object", "with a name twice", "each name once")
+    return content
+
+
+def _finite(constant: str) -> float:
+    raise ValueError(f"a number is {constant}; wanted JSON's finite ones")
 
 
 def count(cfg: Mapping[str, Any], name: str) -> int:
@@ -56,6 +92,17 @@ def count(cfg: Mapping[str, Any], name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} of the configuration is {value!r}; wanted an integer of at least 1, declared")
     return value
+
+
+def seed_of(about: Mapping[str, Any], position: int) -> int:
+    """Return the seed that a folder records, or its position."""
+    return about["seed"] if type(about.get("seed")) is int else position
+
+
+def named(value: Any, known: Collection[str], argument: str) -> str:
+    """Return a string that is one of the known ones; ValueError for anything else that a file may hold."""
+    require(isinstance(value, str) and value in known, argument, value, f"one of {', '.join(known)}")
+    return str(value)
 
 
 def turned(
@@ -76,7 +123,7 @@ def turned(
     for stored, (name, axes) in layout.items():
         tensor, shape = tensors[stored], tuple(sizes[axis] for axis in axes.split())
         wanted = f"{shape}, [{axes}] with the sizes that the configuration declares"
-        require(tensor.is_floating_point(), f"{stored} of {file}", tensor.dtype, "a floating-point type")
+        require(tensor.dtype in FLOATS, f"{stored} of {file}", tensor.dtype, "a floating-point type")
         require(tensor.shape == shape, f"{stored} of {file}", tuple(tensor.shape), wanted)
         require(bool(tensor.isfinite().all()), f"{stored} of {file}", "NaN or infinity", "finite numbers")
         tensor = tensor.T if len(shape) == 2 and axes != AXES[name] else tensor

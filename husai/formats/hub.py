@@ -40,10 +40,11 @@ def address(text: str) -> Address:
     found = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([^/@]+))?(?:/(.*))?", text)
     if found is None:
         raise ValueError(f"folder is {text!r}; wanted {wanted}")
-    folder = (found[3] or "").rstrip("/")
-    plain = all(part not in ("", ".", "..") for part in folder.split("/")) and "\\" not in folder
-    require(folder == "" or plain, "folder", text, wanted)
-    return Address(found[1], unquote(found[2] or "main"), folder)
+    folder, revision = (found[3] or "").rstrip("/"), unquote(found[2] or "main")
+    for path in (found[1], revision, folder or "main"):
+        plain = all(part not in ("", ".", "..") for part in path.split("/")) and "\\" not in path
+        require(plain and path.isprintable(), "folder", text, wanted)
+    return Address(found[1], revision, folder)
 
 
 def fetch(text: str) -> Path:
@@ -52,7 +53,13 @@ def fetch(text: str) -> Path:
     All files are of one commit, that of the configuration. Raises ValueError that says what is wrong: no such
     repository, revision, folder or file, or, without a network, what to download and where to put it.
     """
+    from huggingface_hub import errors, utils
+
     place = address(text)
+    try:
+        utils.validate_repo_id(place.repository)
+    except errors.HFValidationError as error:
+        raise ValueError(f"folder is {text!r}; wanted a name that the hub allows ({error})") from None
     cfg = _file(place, "cfg.json")
     if cfg is None:
         raise ValueError(f"folder is {text!r}; wanted a folder with cfg.json, and it has none")

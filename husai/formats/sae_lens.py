@@ -10,13 +10,25 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from husai.artifacts import read_tensors, write_tensors
 from husai.config import SAEConfig, require
 from husai.evidence import write_json
-from husai.formats.checks import OWN, Kind, batch, centre, count, json_object, same, turned
+from husai.formats.checks import (
+    FLOATS,
+    OWN,
+    Kind,
+    batch,
+    centre,
+    count,
+    inside,
+    json_object,
+    named,
+    same,
+    seed_of,
+    turned,
+)  # fmt: skip
 from husai.saes import WEIGHTS, SAEBatch
 
 VERSION = "6.0.0"  # without a version sae_lens takes a file for an older one and drops the metadata it does not know
@@ -32,7 +44,7 @@ KINDS = {
     "matryoshka_batchtopk": Kind("matryoshka", _CHECKPOINT),
 }
 BATCH = ("batchtopk", "matryoshka_batchtopk")
-DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.float64, torch.float16, torch.bfloat16)}
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}
 UNLIKE = {
     "signed": "sae_lens applies a ReLU to TopK, which would drop the negative latents",
     "transcoder": "sae_lens keeps transcoders in classes of their own, between two sites of a model",
@@ -110,14 +122,15 @@ def read_sae_lens(folder: Path, position: int = 0) -> SAEBatch:
     elif name in BATCH:
         mean = details.get("k")  # may be a fraction, of which ours knows none; the threshold decides
         k = count({"k": round(mean) if isinstance(mean, float) else mean}, "k")
-    seed = about["seed"] if isinstance(about.get("seed"), int) else position
     groups = details.get("matryoshka_widths") or () if name == "matryoshka_batchtopk" else ()
-    return batch(weights, seed, KINDS[name].architecture, k, groups, recorded)
+    return batch(weights, seed_of(about, position), KINDS[name].architecture, k, groups, recorded)
 
 
 def _options(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries with those of the activation function, where they lay before version 6."""
-    return {**(cfg.get("activation_fn_kwargs") or {}), **cfg}
+    options = cfg.get("activation_fn_kwargs") or {}
+    require(isinstance(options, dict), "activation_fn_kwargs of cfg.json", options, "a JSON object")
+    return {**options, **cfg}
 
 
 def _architecture(cfg: Mapping[str, Any]) -> str:
@@ -125,8 +138,7 @@ def _architecture(cfg: Mapping[str, Any]) -> str:
     function = cfg.get("activation_fn_str", cfg.get("activation_fn"))
     require(function in (None, "relu", "topk"), "activation_fn_str of cfg.json", function, "'relu' or 'topk'")
     name = "topk" if function == "topk" else cfg.get("architecture", "standard" if function else None)
-    require(name in KINDS, "architecture of cfg.json", name, f"one of {', '.join(KINDS)}")
-    return str(name)
+    return named(name, KINDS, "architecture of cfg.json")
 
 
 def _weights(cfg: Mapping[str, Any], folder: Path, name: str) -> dict[str, Tensor]:
@@ -135,8 +147,9 @@ def _weights(cfg: Mapping[str, Any], folder: Path, name: str) -> dict[str, Tenso
     dtype = str(cfg.get("dtype")).removeprefix("torch.")
     require(dtype in DTYPES, "dtype of cfg.json", cfg.get("dtype"), f"one of {', '.join(DTYPES)}")
     scale = _activation_scale(cfg, folder)
-    tensors, _ = read_tensors(folder / "sae_weights.safetensors")
-    if "scaling_factor" in tensors and bool((tensors["scaling_factor"] == 1).all()):
+    tensors, _ = read_tensors(inside(folder, "sae_weights.safetensors"))
+    ones = tensors.get("scaling_factor")
+    if ones is not None and ones.dtype in FLOATS and bool((ones == 1).all()):
         del tensors["scaling_factor"]  # sae_lens wrote ones for a while
     weights = turned(tensors, KINDS[name].layout, sizes, "sae_weights.safetensors", DTYPES[dtype])
     if "topk" in name and cfg.get("rescale_acts_by_decoder_norm", False):
@@ -153,7 +166,7 @@ def _weights(cfg: Mapping[str, Any], folder: Path, name: str) -> dict[str, Tenso
 def _activation_scale(cfg: Mapping[str, Any], folder: Path) -> float:
     """Return the number that activations were multiplied with before they came to the SAE."""
     came = cfg.get("normalize_activations")
-    how = {None: "none", False: "none", True: "expected_average_only_in"}.get(came, came)
+    how = "none" if came in (None, False) else "expected_average_only_in" if came is True else came
     wanted = "'none' or 'expected_average_only_in': no weights on raw activations express the others"
     require(how in ("none", "expected_average_only_in"), "normalize_activations of cfg.json", came, wanted)
     if how == "none":

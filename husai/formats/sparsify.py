@@ -7,7 +7,7 @@ from pathlib import Path
 
 from husai.artifacts import read_tensors
 from husai.config import require
-from husai.formats.checks import LINEAR, batch, count, json_object, same, turned
+from husai.formats.checks import LINEAR, batch, count, inside, json_object, same, turned
 from husai.saes import SAEBatch
 
 PLAIN = {"activation": "topk", "skip_connection": False, "transcode": False, "signed": False}
@@ -26,6 +26,6 @@ def read_sparsify(folder: Path, position: int = 0) -> SAEBatch:
     expanded = not cfg.get("num_latents")  # 0 stands for d_in * expansion_factor
     sizes["d_sae"] = sizes["d_model"] * count(cfg, "expansion_factor") if expanded else count(cfg, "num_latents")
     k = count(cfg, "k")
-    tensors, _ = read_tensors(folder / "sae.safetensors")
+    tensors, _ = read_tensors(inside(folder, "sae.safetensors"))
     weights = turned(tensors, {**LINEAR, **same("W_dec", "b_dec")}, sizes, "sae.safetensors")
     return batch(weights, position, "topk", k)

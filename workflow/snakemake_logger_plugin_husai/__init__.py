@@ -13,6 +13,15 @@ GOALS = ("all", "followups")
 """Rules that run nothing themselves."""
 
 
+def why(reason: str) -> str:
+    """Return Snakemake's reason for a job; what it says of parameters (see the Snakefile) in words."""
+    files, changed, parameters = reason.partition("Params have changed")
+    if not changed or files.strip():
+        return files.strip("; ") or reason
+    edited = "contents " in parameters
+    return "files that it stands on changed" if edited else "its criteria in book/claims.toml changed"
+
+
 class LogHandler(LogHandlerBase):
     """Replaces Snakemake's own output (sixty lines for four jobs)."""
 
@@ -38,9 +47,7 @@ class LogHandler(LogHandlerBase):
         elif event == LogEvent.JOB_INFO and record.rule_name not in GOALS:
             name = next(iter(record.wildcards.values()), record.rule_name)
             self.jobs[record.jobid] = name, time.time()
-            judged_anew = "Params have changed" in record.reason  # the only parameter of a rule is `criteria`
-            reason = "its criteria in book/claims.toml changed" if judged_anew else record.reason
-            return f"{name:36} starts, because: {shorten(reason, 200, placeholder=' ...')}"
+            return f"{name:36} starts, because: {shorten(why(record.reason), 200, placeholder=' ...')}"
         elif event == LogEvent.JOB_FINISHED and record.job_id in self.jobs:
             name, start = self.jobs[record.job_id]
             self.done += 1

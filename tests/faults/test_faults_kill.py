@@ -1,0 +1,119 @@
+"""A run that is killed at any moment, whole or in part, is completed by the next one as if nothing had happened."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import miniature
+import psutil
+import pytest
+
+DRAWN = random.Random(2026)
+GROUP = [DRAWN.random() for _ in range(20)][: 20 if miniature.LEVEL else 2]
+"""When a run is killed, as a share of an undisturbed one."""
+PARTS = [DRAWN.random() for _ in range(5)][: 5 if miniature.LEVEL else 1]
+
+
+def descendants(process: subprocess.Popen) -> list[psutil.Process]:
+    """Return every process below make that lives; kernels are in sessions of their own, but children still."""
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def named(process: subprocess.Popen, words: str) -> psutil.Process | None:
+    """Return the first process below make whose command line holds these words."""
+    for one in descendants(process):
+        try:
+            if words in " ".join(one.cmdline()):
+                return one
+        except psutil.Error:
+            continue
+    return None
+
+
+@pytest.fixture
+def run(fresh: Path) -> Iterator[miniature.Make]:
+    """Start make; leave no process of it behind."""
+    process = miniature.Make(fresh)
+    yield process
+    for one in descendants(process):
+        one.kill()
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.fault("SIGKILL of the process group")
+@pytest.mark.parametrize("moment", GROUP, ids=lambda moment: f"{moment:.2f}")
+def test_the_whole_group_is_killed(run, fresh, reference, repeat, moment):
+    time.sleep(moment * reference.seconds)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    repeat(fresh)
+
+
+@pytest.mark.fault("SIGKILL of a kernel")
+@pytest.mark.parametrize("moment", PARTS, ids=lambda moment: f"{moment:.2f}")
+def test_a_kernel_is_killed(run, fresh, reference, repeat, moment):
+    time.sleep(moment * reference.seconds)
+    while (kernel := named(run, "ipykernel_launcher")) is None and run.poll() is None:
+        time.sleep(0.05)
+    if kernel is not None:
+        kernel.kill()
+    code = run.wait(timeout=900)
+    assert code != 0 or kernel is None, run.said
+    repeat(fresh)
+
+
+@pytest.mark.fault("SIGKILL of Snakemake alone")
+@pytest.mark.parametrize("moment", PARTS, ids=lambda moment: f"{moment:.2f}")
+def test_snakemake_is_killed_and_what_it_started_lives_on(run, fresh, reference, repeat, moment):
+    time.sleep(moment * reference.seconds)
+    while (engine := named(run, "-m snakemake")) is None and run.poll() is None:
+        time.sleep(0.05)
+    if engine is not None:
+        orphans = engine.children(recursive=True)
+        engine.kill()
+    run.wait(timeout=900)
+    repeat(fresh)
+    if engine is not None:
+        assert not [one for one in orphans if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.skipif(miniature.LEVEL != "all", reason="takes an hour: make faults runs it")
+@pytest.mark.fault("SIGKILL of the whole smoke run")
+@pytest.mark.parametrize("moment", [DRAWN.random() for _ in range(3)], ids=lambda moment: f"{moment:.2f}")
+def test_the_real_notebooks_at_their_smallest_scale(smoke, tmp_path, moment):
+    root, seconds, wanted = smoke
+    for name in ("_build/smoke", ".snakemake", "artifacts"):
+        shutil.rmtree(root / name)
+    process = miniature.Make(root, "paper", "PROFILE=smoke")
+    time.sleep(moment * seconds)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    code, out = miniature.make(root, "paper", "PROFILE=smoke")
+    assert code == 0, out
+    assert miniature.results(root, "smoke") == wanted
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float, dict[str, bytes]]:
+    """Return a copy of this repository whose notebooks have run at their defaults, the seconds and the results."""
+    root = tmp_path_factory.mktemp("smoke") / "repository"
+    tracked = subprocess.run(["git", "ls-files"], cwd=miniature.ROOT, capture_output=True, text=True, check=True)
+    for name in tracked.stdout.splitlines():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(miniature.ROOT / name, root / name)
+    (root / "notebooks" / "smoke").mkdir()
+    for path in (root / "notebooks").glob("*.ipynb"):
+        (root / "notebooks" / "smoke" / f"{path.stem}.yml").touch()
+    start = time.monotonic()
+    code, out = miniature.make(root, "paper", "PROFILE=smoke")
+    assert code == 0, out
+    return root, time.monotonic() - start, miniature.results(root, "smoke")
