@@ -1,14 +1,18 @@
 # The front door. `make paper` and `make test` need Python 3.11 and make, nothing else.
 SHELL   := /bin/bash
 PROFILE := paper
+EXECUTOR :=
 IS_3_11 := -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null
 PYTHON  := $(or $(shell for p in python3.11 python3; do $$p $(IS_3_11) && echo $$p && break; done),python3.11)
 PY      := $(or $(shell $(PYTHON) workflow/environment.py),.venv/bin/python)
 BIN     := $(abspath $(dir $(PY)))
 ENV     := $(if $(filter .venv/%,$(PY)),.venv/ready)
 
+# EXECUTOR=slurm|kubernetes: Snakemake's plugins lie apart, because that of SLURM slows every call of Snakemake down.
+CLUSTER := $(if $(EXECUTOR),.venv-cluster/ready)
+
 # The library is found from any folder; every notebook gets two threads everywhere, because values depend on it.
-export PYTHONPATH := $(CURDIR):$(CURDIR)/workflow
+export PYTHONPATH := $(CURDIR):$(CURDIR)/workflow$(if $(EXECUTOR),:$(CURDIR)/.venv-cluster)
 export PATH := $(BIN):$(PATH)
 export OMP_NUM_THREADS := 2
 export NUMBA_NUM_THREADS := 2
@@ -20,13 +24,13 @@ export MALLOC_TRIM_THRESHOLD_ := 8589934592
 
 SMOKE     := _build/smoke/book
 SNAKEMAKE  = $(PY) -m snakemake --cores all --keep-going --rerun-incomplete --nolock --logger husai \
-             --rerun-triggers mtime input params
+             --rerun-triggers mtime input params $(if $(EXECUTOR),--workflow-profile workflow/$(EXECUTOR))
 # NAME=VALUE pairs of the command line that are not our own switches
 GIVEN      = $(strip $(foreach v,$(filter-out NB PY PYTHON,$(.VARIABLES)),\
                  $(if $(filter command,$(firstword $(origin $v))),'$v=$($v)')))
 SITE       = $(CURDIR)/$(if $(filter-out paper,$(PROFILE)),_build/$(PROFILE)/)_build/html
 
-.PHONY: help env env-evals paper reference followups audit gate smoke test interop evals bench book serve check lab nb clean
+.PHONY: help env env-evals env-cluster paper cost cluster-test reference followups audit gate smoke test interop evals bench book serve check lab nb clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -45,13 +49,13 @@ env: $(ENV)  ## make the environment (.venv), unless an active one satisfies the
 	touch $@
 
 paper: export HUSAI_COMMAND = make paper$(if $(filter-out paper,$(PROFILE)), PROFILE=$(PROFILE))
-paper: $(ENV)  ## run every notebook and build the book; only what changed (PROFILE=full: published scale)
+paper: $(ENV) $(CLUSTER)  ## run every notebook and build the book; only what changed (PROFILE=full: published scale)
 	@$(SNAKEMAKE) --config profile=$(PROFILE)
 	@$(PY) workflow/summary.py $(if $(filter-out paper,$(PROFILE)),_build/$(PROFILE)/)book/results
 	@echo "The book: $(SITE)/index.html"
 
 followups: export HUSAI_COMMAND = make followups$(if $(filter-out paper,$(PROFILE)), PROFILE=$(PROFILE))
-followups: $(ENV)  ## run the notebooks of the seven follow-up experiments alone
+followups: $(ENV) $(CLUSTER)  ## run the notebooks of the seven follow-up experiments alone
 	@$(SNAKEMAKE) --config profile=$(PROFILE) -- followups
 
 book: $(ENV)  ## build the book again from the notebooks as executed last
@@ -105,6 +109,17 @@ env-evals: .venv-evals/ready  ## make the environment of SAEBench (.venv-evals),
 	.venv-evals/bin/python -m pip install -q -c constraints.txt torch==2.13.0
 	.venv-evals/bin/python -m pip install -q -c constraints.txt torch==2.13.0 --no-deps -r requirements-evals.lock
 	touch $@
+
+env-cluster: .venv-cluster/ready  ## put Snakemake's plugins for SLURM and Kubernetes beside the environment (.venv-cluster)
+	@echo "plugins: .venv-cluster; make paper EXECUTOR=slurm or EXECUTOR=kubernetes uses them"
+
+.venv-cluster/ready: requirements-cluster.lock constraints.txt $(ENV)
+	rm -rf .venv-cluster
+	$(PY) -m pip install -q -c constraints.txt --no-deps --target .venv-cluster -r requirements-cluster.lock
+	touch $@
+
+cluster-test: $(ENV) .venv-cluster/ready  ## the workflow on a SLURM of one node, started for it (wants slurmctld, slurmd, munged)
+	PYTHONPATH=$(CURDIR):$(CURDIR)/workflow:$(CURDIR)/.venv-cluster $(PY) -m pytest -c tests/cluster/pytest.ini tests/cluster
 
 evals: $(ENV) .venv-evals/ready  ## SAEBench and sae-probes on SAEs whose answers are known
 	$(PY) -m pytest -c tests/evals/pytest.ini tests/evals
