@@ -50,9 +50,13 @@ env: $(ENV)  ## make the environment (.venv), unless an active one satisfies the
 
 paper: export HUSAI_COMMAND = make paper$(if $(filter-out paper,$(PROFILE)), PROFILE=$(PROFILE))
 paper: $(ENV) $(CLUSTER)  ## run every notebook and build the book; only what changed (PROFILE=full: published scale)
+	@$(if $(filter full,$(PROFILE)),$(PY) workflow/cost.py full)
 	@$(SNAKEMAKE) --config profile=$(PROFILE)
 	@$(PY) workflow/summary.py $(if $(filter-out paper,$(PROFILE)),_build/$(PROFILE)/)book/results
 	@echo "The book: $(SITE)/index.html"
+
+cost: $(ENV)  ## what a profile costs before it is started: make cost PROFILE=full
+	@$(PY) workflow/cost.py $(PROFILE)
 
 followups: export HUSAI_COMMAND = make followups$(if $(filter-out paper,$(PROFILE)), PROFILE=$(PROFILE))
 followups: $(ENV) $(CLUSTER)  ## run the notebooks of the seven follow-up experiments alone
@@ -65,6 +69,7 @@ book: $(ENV)  ## build the book again from the notebooks as executed last
 reference: $(ENV)  ## keep the last paper run's results as the reference (from a clean tree only)
 	@test -z "$$(git status --porcelain)" || { echo "the tree is not clean: commit first, then make paper"; exit 1; }
 	mkdir -p book/reference && cp book/results/*.json book/figures/22_trajectories.svg book/reference/
+	$(PY) workflow/trainings.py book/results
 
 audit: $(ENV)  ## judge every claim again from stored artifacts and compare with the reference (NB="22 54": only these)
 	@$(PY) workflow/audit.py $(NB)

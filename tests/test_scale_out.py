@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import environment
 import psutil
 import torch
 from distributed import Client
@@ -17,6 +18,7 @@ from husai import activations, study
 from husai.recipes import converged
 from husai.tasks import sparse_dictionary
 
+ROOT = Path(__file__).parents[1]
 SEEDS = (0, 1, 2)
 PATIENCE = 300.0
 
@@ -29,7 +31,7 @@ def process(module: str, *arguments: str) -> Iterator[subprocess.Popen]:
     """
     threads = str(torch.get_num_threads())
     env = os.environ | {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}
-    env["PYTHONPATH"] = os.pathsep.join([str(Path(study.__file__).parents[1]), env.get("PYTHONPATH", "")])
+    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), env.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", f"distributed.cli.{module}", *arguments]
     running = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -107,3 +109,9 @@ def test_a_cluster_that_loses_a_worker_gives_the_serial_study_to_the_byte(tmp_pa
     assert f"saes/{killed[0].removesuffix('.partial')}/manifest.json" in stored, "made again by the other worker"
     assert contents(tmp_path / "cluster") == stored
     assert scores == {k: one.quality for k, one in alone.items()}
+
+
+def test_the_plugins_for_clusters_stand_beside_the_environment_and_shadow_nothing_of_it():
+    main, cluster = (environment.pins(ROOT / f"requirements{name}.lock") for name in ("", "-cluster"))
+    assert {"snakemake-executor-plugin-slurm", "snakemake-executor-plugin-kubernetes"} <= cluster.keys()
+    assert not main.keys() & cluster.keys()
