@@ -1,4 +1,4 @@
-"""What a profile costs: the law finds planted exponents, the paper profile costs what it took, no number is left out."""
+"""What a profile costs: the law finds planted exponents, the paper profile costs what it took, no number left out."""
 
 import json
 import math

@@ -39,8 +39,8 @@ FACTORS: dict[str, str | tuple[str, ...]] = {
     "shape": ("depth", "", "d_model", "mlp", "vocabulary", "context"), "sizes": ("vocabulary", "context"),
     "training": ("tasks", "gpt_steps", "gpt_batch"), "sae": ("d_sae", "", "steps"),
     "recipe": ("d_sae", "", "steps", ""), "addition": ("d_sae", "steps", ""),
-    "text": ("data", "context", "d_sae", "steps", ""), "source": ("", "data", "context"), "scaling": ("", "", "d_sae", "", "steps"),
-    "k": "", "known": "", "ranks": "", "bar": "", "tau": "", "relu": "", "n_layers": "", "rho": "", "layer": "",
+    "text": ("data", "context", "d_sae", "steps", ""), "source": ("", "data", "context"),
+    "scaling": ("", "", "d_sae", "", "steps"), "k": "", "known": "", "ranks": "", "bar": "", "tau": "", "relu": "", "n_layers": "", "rho": "", "layer": "",
     "parts": "", "shown": "", "published_scale": "d_sae", "published_shape": "d_sae",
 }  # fmt: skip
 OWN: dict[str, dict[str, str]] = {
@@ -213,8 +213,8 @@ def main() -> None:
     count = sum(row["kind"] == "saes" for row in table)
     print(
         f"Basis: {count} SAE trainings of the reference run. Their seconds grow with {grows}; for 8 notebooks\n"
-        f"of 10 the law of the others is right to within a factor of {law.factor:.1f}. Highest: exponents of at least 1,\n"
-        "and what is not training by the square of seeds and latents; lowest: that part stays what it was.\n"
+        f"of 10 the law of the others is right to within a factor of {law.factor:.1f}. Highest: exponents of at\n"
+        "least 1, and what is not training by the square of seeds and latents; lowest: that stays what it was.\n"
         "Cores of the machine that made the reference. GPU-hours: none, as no notebook moves its data to one."
     )
 
