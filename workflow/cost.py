@@ -40,7 +40,8 @@ FACTORS: dict[str, str | tuple[str, ...]] = {
     "training": ("tasks", "gpt_steps", "gpt_batch"), "sae": ("d_sae", "", "steps"),
     "recipe": ("d_sae", "", "steps", ""), "addition": ("d_sae", "steps", ""),
     "text": ("data", "context", "d_sae", "steps", ""), "source": ("", "data", "context"),
-    "scaling": ("", "", "d_sae", "", "steps"), "k": "", "known": "", "ranks": "", "bar": "", "tau": "", "relu": "", "n_layers": "", "rho": "", "layer": "",
+    "scaling": ("", "", "d_sae", "", "steps"),
+    "k": "", "known": "", "ranks": "", "bar": "", "tau": "", "relu": "", "n_layers": "", "rho": "", "layer": "",
     "parts": "", "shown": "", "published_scale": "d_sae", "published_shape": "d_sae",
 }  # fmt: skip
 OWN: dict[str, dict[str, str]] = {
