@@ -80,10 +80,6 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "gres.conf").write_text("Name=gpu File=/dev/null\n")  # SLURM counts it; nothing computes on it
     (folder / "key").write_bytes(os.urandom(128))
     (folder / "key").chmod(0o600)
-    folder.chmod(0o755)
-    for parent in list(folder.parents)[:3]:  # munge wants a path that others may pass
-        if parent.owner() == "root" and parent.name.startswith("pytest-"):
-            parent.chmod(0o755)
     # a job step forgets SLURM_CONF, with every other variable of SLURM: the srun that starts it must know the file
     known = f"SLURM_CONF={folder}/slurm.conf exec {shutil.which('srun')}"
     (folder / "bin" / "srun").write_text(f'#!/bin/sh\n{known} "$@"\n')
