@@ -1,14 +1,18 @@
 # The front door. `make paper` and `make test` need Python 3.11 and make, nothing else.
 SHELL   := /bin/bash
 PROFILE := paper
+EXECUTOR :=
 IS_3_11 := -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null
 PYTHON  := $(or $(shell for p in python3.11 python3; do $$p $(IS_3_11) && echo $$p && break; done),python3.11)
 PY      := $(or $(shell $(PYTHON) workflow/environment.py),.venv/bin/python)
 BIN     := $(abspath $(dir $(PY)))
 ENV     := $(if $(filter .venv/%,$(PY)),.venv/ready)
 
+# EXECUTOR=slurm|kubernetes: Snakemake's plugins lie apart, because that of SLURM slows every call of Snakemake down.
+CLUSTER := $(if $(EXECUTOR),.venv-cluster/ready)
+
 # The library is found from any folder; every notebook gets two threads everywhere, because values depend on it.
-export PYTHONPATH := $(CURDIR):$(CURDIR)/workflow
+export PYTHONPATH := $(CURDIR):$(CURDIR)/workflow$(if $(EXECUTOR),:$(CURDIR)/.venv-cluster)
 export PATH := $(BIN):$(PATH)
 export OMP_NUM_THREADS := 2
 export NUMBA_NUM_THREADS := 2
@@ -21,8 +25,8 @@ export MALLOC_TRIM_THRESHOLD_ := 8589934592
 SMOKE     := _build/smoke/book
 # A notebook keeps little more than one of its two threads busy: as many notebooks at once as there are cores.
 CORES      = $(shell $(PY) -c 'import os; print(2 * len(os.sched_getaffinity(0)))')
-SNAKEMAKE  = $(PY) -m snakemake --cores $(CORES) --keep-going --rerun-incomplete --nolock --logger husai \
-             --rerun-triggers mtime input params
+SNAKEMAKE  = $(PY) -m snakemake $(if $(EXECUTOR),--workflow-profile workflow/$(EXECUTOR),--cores $(CORES)) --keep-going \
+             --rerun-incomplete --nolock --logger husai --rerun-triggers mtime input params
 # NAME=VALUE pairs of the command line that are not our own switches
 GIVEN      = $(strip $(foreach v,$(filter-out NB PY PYTHON,$(.VARIABLES)),\
                  $(if $(filter command,$(firstword $(origin $v))),'$v=$($v)')))
@@ -30,7 +34,8 @@ BOOK       = $(if $(filter-out paper,$(PROFILE)),_build/$(PROFILE)/)book
 PDF        = _build/$(PROFILE)/pdf
 SITE       = $(CURDIR)/$(if $(filter-out paper,$(PROFILE)),_build/$(PROFILE)/)_build/html
 
-.PHONY: help env env-evals paper pdf reference followups audit gate smoke test faults interop evals bench book serve check lab nb clean
+.PHONY: help env env-evals env-cluster paper cost pdf reference followups audit gate smoke test faults cluster-test \
+        interop evals bench book serve check lab nb clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -49,13 +54,17 @@ env: $(ENV)  ## make the environment (.venv), unless an active one satisfies the
 	touch $@
 
 paper: export HUSAI_COMMAND = make paper$(if $(filter-out paper,$(PROFILE)), PROFILE=$(PROFILE))
-paper: $(ENV)  ## run every notebook and build the book; only what changed (PROFILE=full: published scale)
+paper: $(ENV) $(CLUSTER)  ## run every notebook and build the book; only what changed (PROFILE=full: published scale)
+	@$(if $(filter full,$(PROFILE)),$(PY) workflow/cost.py full)
 	@$(SNAKEMAKE) --config profile=$(PROFILE)
 	@$(PY) workflow/summary.py $(if $(filter-out paper,$(PROFILE)),_build/$(PROFILE)/)book/results
 	@echo "The book: $(SITE)/index.html"
 
+cost: $(ENV)  ## what a profile costs before it is started: make cost PROFILE=full
+	@$(PY) workflow/cost.py $(PROFILE)
+
 followups: export HUSAI_COMMAND = make followups$(if $(filter-out paper,$(PROFILE)), PROFILE=$(PROFILE))
-followups: $(ENV)  ## run the notebooks of the seven follow-up experiments alone
+followups: $(ENV) $(CLUSTER)  ## run the notebooks of the seven follow-up experiments alone
 	@$(SNAKEMAKE) --config profile=$(PROFILE) -- followups
 
 book: $(ENV)  ## build the book again from the notebooks as executed last
@@ -70,6 +79,7 @@ pdf: $(ENV)  ## print the book, as executed last, into one PDF and offer it on e
 reference: $(ENV)  ## keep the last paper run's results as the reference (from a clean tree only)
 	@test -z "$$(git status --porcelain)" || { echo "the tree is not clean: commit first, then make paper"; exit 1; }
 	mkdir -p book/reference && cp book/results/*.json book/figures/22_trajectories.svg book/reference/
+	$(PY) workflow/trainings.py book/results
 
 audit: $(ENV)  ## judge every claim again from stored artifacts and compare with the reference (NB="22 54": only these)
 	@$(PY) workflow/audit.py $(NB)
@@ -118,6 +128,17 @@ env-evals: .venv-evals/ready  ## make the environment of SAEBench (.venv-evals),
 	.venv-evals/bin/python -m pip install -q -c constraints.txt torch==2.13.0
 	.venv-evals/bin/python -m pip install -q -c constraints.txt torch==2.13.0 --no-deps -r requirements-evals.lock
 	touch $@
+
+env-cluster: .venv-cluster/ready  ## put Snakemake's plugins for SLURM and Kubernetes beside the environment (.venv-cluster)
+	@echo "plugins: .venv-cluster; make paper EXECUTOR=slurm or EXECUTOR=kubernetes uses them"
+
+.venv-cluster/ready: requirements-cluster.lock constraints.txt $(ENV)
+	rm -rf .venv-cluster
+	$(PY) -m pip install -q -c constraints.txt --no-deps --target .venv-cluster -r requirements-cluster.lock
+	touch $@
+
+cluster-test: $(ENV) .venv-cluster/ready  ## the workflow on a SLURM of one node, started for it (wants slurmctld, slurmd, munged)
+	PYTHONPATH=$(CURDIR):$(CURDIR)/workflow:$(CURDIR)/.venv-cluster $(PY) -m pytest -c tests/cluster/pytest.ini tests/cluster
 
 evals: $(ENV) .venv-evals/ready  ## SAEBench and sae-probes on SAEs whose answers are known
 	$(PY) -m pytest -c tests/evals/pytest.ini tests/evals

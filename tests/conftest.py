@@ -7,7 +7,7 @@ import jaxtyping
 import pytest
 import torch
 
-collect_ignore = ["interop", "evals"]  # need environments of their own: make interop, make evals
+collect_ignore = ["interop", "evals", "cluster"]  # need more than the environment: make interop, evals, cluster-test
 os.environ.setdefault("MPLBACKEND", "Agg")
 for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(name, "2")

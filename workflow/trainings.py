@@ -1,0 +1,107 @@
+"""The law by which a training's seconds grow, fitted to the trainings of the reference run.
+
+`python workflow/trainings.py book/results` writes these anew: part of `make reference`.
+"""
+
+import csv
+import json
+import math
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+TABLE = Path("book/reference/trainings.csv")
+SIZES = ("seeds", "steps", "batch", "d_sae", "d_model")
+COLUMNS = ("notebook", "kind", "seconds", "architecture", "objective", *SIZES)
+
+
+class Law(NamedTuple):
+    """How the seconds of a training grow: an exponent a size, and how far off this is for a notebook left out."""
+
+    exponents: dict[str, float]
+    factor: float
+
+
+def read(path: Path = TABLE) -> list[dict[str, Any]]:
+    """Return the trainings of the reference run, each once, and what its notebooks took beside."""
+    numbers = ("seconds", *SIZES)
+    with path.open() as file:
+        return [{k: float(v) if k in numbers and v else v for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def fitted(table: list[dict[str, Any]]) -> Law:
+    """Fit log seconds of SAE trainings to their log sizes, with a constant for every architecture and objective.
+
+    The factor: for 8 notebooks of 10, the law of the others gives their sum of seconds to within it.
+    """
+    found = [row for row in table if row["kind"] == "saes"]
+    kinds = sorted({(key, row[key]) for row in found for key in ("architecture", "objective")})
+    rows = [[float(row[key] == value) for key, value in kinds] for row in found]
+    x = np.hstack([np.log([[row[name] for name in SIZES] for row in found]), rows])
+    y = np.log([row["seconds"] for row in found])
+    notebooks = np.array([row["notebook"] for row in found])
+    errors = []
+    for name in sorted(set(notebooks)):
+        left_out = notebooks == name
+        weights = np.linalg.lstsq(x[~left_out], y[~left_out], rcond=1e-6)[0]
+        errors.append(abs(math.log(np.exp(x[left_out] @ weights).sum() / np.exp(y[left_out]).sum())))
+    exponents = np.linalg.lstsq(x, y, rcond=1e-6)[0][: len(SIZES)]
+    return Law(dict(zip(SIZES, exponents.tolist(), strict=True)), math.exp(np.quantile(errors, 0.8)))
+
+
+def born(folders: list[Path]) -> list[float]:
+    """Return when folders were made: an artifact's folder is made when its training starts. Linux only."""
+    told = subprocess.run(["stat", "-c", "%W", *folders], capture_output=True, text=True, check=True).stdout
+    return [float(line) for line in told.split()]
+
+
+def measured(results: Path, store: Path) -> Iterator[dict[str, Any]]:
+    """Yield a row an artifact, for the first notebook that opened it, then one a notebook for the rest of its time."""
+    seen: set[str] = set()
+    for path in sorted(results.glob("[0-9][0-9]_*.provenance.json")):
+        provenance = json.loads(path.read_text())
+        folders = [store / name for name in provenance["inputs"] if (store / name / "manifest.json").exists()]
+        ended = [(folder / "manifest.json").stat().st_mtime for folder in folders]
+        finished = datetime.fromisoformat(provenance["finished"]).timestamp()
+        rest = provenance["seconds"]
+        for folder, start, end in zip(folders, born(folders) if folders else [], ended, strict=True):
+            if finished - provenance["seconds"] <= end <= finished:
+                rest -= end - start  # trained in this run
+            if folder.name not in seen and end > start:  # a copied store knows its trainings' seconds no more
+                yield {"notebook": path.name[:2], "kind": folder.parent.name, "seconds": end - start, **sizes(folder)}
+            seen.add(folder.name)
+        yield {"notebook": path.name[:2], "kind": "beside", "seconds": max(rest, 0.0)}
+
+
+def sizes(folder: Path) -> dict[str, Any]:
+    """Return what the law wants of SAEs; of anything else, nothing."""
+    if folder.parent.name != "saes":
+        return {}
+    config, seeds, _ = json.loads((folder / "manifest.json").read_text())["config"]
+    with next(folder.glob("step_*/sae_weights.safetensors")).open("rb") as file:
+        shapes = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    return {
+        "architecture": config["sae"]["architecture"], "objective": config["objective"]["name"], "seeds": len(seeds),
+        "steps": config["steps"], "batch": config["batch_size"], "d_sae": config["sae"]["d_sae"],
+        "d_model": shapes["W_dec"]["shape"][-1],
+    }  # fmt: skip
+
+
+def main() -> None:
+    rows = list(measured(Path(sys.argv[1]), Path(os.environ.get("HUSAI_ARTIFACTS") or "artifacts")))
+    with TABLE.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row | {"seconds": round(row["seconds"], 1)} for row in rows)
+    print(f"{TABLE}: {len(rows)} rows")
+
+
+if __name__ == "__main__":
+    main()
