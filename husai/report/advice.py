@@ -23,8 +23,10 @@ K_BECAUSE = "shortest description length on held-out activations; agreement betw
 
 
 def ranks(variances: Float[Tensor, " d"]) -> dict[str, float]:
-    """Return the three effective ranks of `metrics.effective_rank` from the eigenvalues of a covariance."""
+    """Return the three effective ranks of `metrics.effective_rank` from the eigenvalues of a covariance; 0 of none."""
     v = variances.double().clamp(min=0)
+    if not bool(v.sum() > 0):
+        return dict.fromkeys(("singular_entropy", "variance_entropy", "participation_ratio"), 0.0)
     spread = {"singular_entropy": v.sqrt(), "variance_entropy": v}
     found = {name: float(torch.special.entr(w / w.sum()).sum().exp()) for name, w in spread.items()}
     return found | {"participation_ratio": float(v.sum() ** 2 / v.square().sum())}
