@@ -26,9 +26,8 @@ def score(found, name, latents="all", threshold=None):
 
 @pytest.fixture
 def three(tmp_path):
-    return [
-        folder(tmp_path, 0), as_sparsify(one(1, n=56), tmp_path / "sae_1"), as_dictionary_learning(one(2), tmp_path / "sae_2")
-    ]  # fmt: skip
+    second, third = as_sparsify(one(1, n=56), tmp_path / "sae_1"), as_dictionary_learning(one(2), tmp_path / "sae_2")
+    return [folder(tmp_path, 0), second, third]
 
 
 def test_planted_features_come_out_as_matched_and_the_others_do_not(tmp_path, three):
@@ -173,12 +172,12 @@ def test_the_order_of_latents_changes_no_score(tmp_path, three):
     for i, folder_ in enumerate(three):
         order, sae = permuted(formats.read(folder_), i)
         turned.append(as_sparsify(sae, tmp_path / f"turned_{i}"))
-    first, second = report.evaluate([as_sparsify(formats.read(f), tmp_path / f"plain_{i}") for i, f in enumerate(three)],
-                                    path), report.evaluate(turned, path)  # fmt: skip
+    plain = [as_sparsify(formats.read(folder_), tmp_path / f"plain_{i}") for i, folder_ in enumerate(three)]
+    first, second = report.evaluate(plain, path), report.evaluate(turned, path)
     matched = [np.array(found["features"]["matched"])[-40:] for found in (first, second)]
     assert (matched[0][order.numpy()] == matched[1]).all()
-    plain = [[row["estimate"].get("value") for row in found["scores"]] for found in (first, second)]
-    assert plain[0] == pytest.approx(plain[1], abs=2e-6)
+    came = [[row["estimate"].get("value") for row in found["scores"]] for found in (first, second)]
+    assert came[0] == pytest.approx(came[1], abs=2e-6)
 
 
 def test_the_order_of_folders_changes_no_value(tmp_path, three):

@@ -14,9 +14,8 @@ from husai.report.inputs import duplicates, open_inputs
 
 
 def test_decoders_are_those_that_the_formats_read(tmp_path):
-    folders = [
-        folder(tmp_path, 0), as_sparsify(one(1, n=56), tmp_path / "sparse"), as_dictionary_learning(one(2), tmp_path / "dl")
-    ]  # fmt: skip
+    folders = [folder(tmp_path, 0), as_sparsify(one(1, n=56), tmp_path / "sparse")]
+    folders.append(as_dictionary_learning(one(2), tmp_path / "dl"))
     saes.save(saes.stack([one(3), one(4)]), tmp_path / "own")
     found = open_inputs([*folders, tmp_path / "own"])
     kinds = ["sae_lens", "sparsify", "dictionary_learning", "husai", "husai"]
