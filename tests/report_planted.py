@@ -14,13 +14,14 @@ D, SHARED = 24, 20
 
 
 def one(seed: int, n: int = 40, d: int = D, shared: int = SHARED, k: int = 4) -> SAEBatch:
-    """Return a TopK SAE of n unit decoder rows, the first `shared` of which all seeds have, but for some noise."""
+    """Return a TopK SAE of n unit rows, `shared` of which all seeds have, but for some noise; four others never fire."""
     core = torch.randn(shared, d, generator=torch.Generator().manual_seed(99))
     draw = torch.Generator().manual_seed(seed)
     rows = torch.cat([core + 0.05 * torch.randn(shared, d, generator=draw), torch.randn(n - shared, d, generator=draw)])
-    rows = torch.nn.functional.normalize(rows, dim=1)[torch.randperm(n, generator=draw)]
-    zeros = torch.zeros(1, n), torch.zeros(1, d)
-    return SAEBatch(SAEConfig("topk", n, k), (seed,), rows.T[None].contiguous(), zeros[0], rows[None], zeros[1])
+    order = torch.randperm(n, generator=draw)
+    rows = torch.nn.functional.normalize(rows, dim=1)[order]
+    b_enc = torch.where(order >= n - 4, -1e3, 0.0)[None]
+    return SAEBatch(SAEConfig("topk", n, k), (seed,), rows.T[None].contiguous(), b_enc, rows[None], torch.zeros(1, d))
 
 
 def folder(root: Path, seed: int, **sizes: int) -> Path:
