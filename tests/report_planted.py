@@ -14,7 +14,7 @@ D, SHARED = 24, 20
 
 
 def one(seed: int, n: int = 40, d: int = D, shared: int = SHARED, k: int = 4) -> SAEBatch:
-    """Return a TopK SAE of n unit rows, `shared` of which all seeds have, but for some noise; four others never fire."""
+    """Return a TopK SAE of n unit rows, `shared` of which all seeds have, but for some noise; four others are dead."""
     core = torch.randn(shared, d, generator=torch.Generator().manual_seed(99))
     draw = torch.Generator().manual_seed(seed)
     rows = torch.cat([core + 0.05 * torch.randn(shared, d, generator=draw), torch.randn(n - shared, d, generator=draw)])
