@@ -78,7 +78,12 @@ def score(
         "estimate": estimate(saes, value), "matrix": matrix(saes, value), "N0": against(saes, value, 0.3, "closed form"),
         "N2": against(saes, value, 0.4) if activations else NEEDS,
     }  # fmt: skip
-    return {"name": name, "latents": latents, "threshold": threshold, **(there if known else dict.fromkeys(there, NEEDS))}
+    return {
+        "name": name,
+        "latents": latents,
+        "threshold": threshold,
+        **(there if known else dict.fromkeys(there, NEEDS)),
+    }
 
 
 def estimate(saes: int, value: float, half: float = 0.05) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The stability report as one HTML file that asks for nothing: answers first, then everything that they rest on."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ from husai.report.words import label, say
 
 HERE = Path(__file__).parent
 SECTIONS = {
-    "answer": "The answer", "saes": "The SAEs", "scores": "Scores beside their nulls", "weighted": "Alive and frequent latents",
-    "matched": "Matched and unmatched", "subspaces": "Subspaces", "features": "Every feature",
-    "replication": "Will a feature come back?", "seeds": "SAEs needed", "width": "Effective rank, width and k",
-    "limits": "What this cannot say", "files": "Files",
+    "answer": "The answer", "saes": "The SAEs", "scores": "Scores beside their nulls",
+    "weighted": "Alive and frequent latents", "matched": "Matched and unmatched", "subspaces": "Subspaces",
+    "features": "Every feature", "replication": "Will a feature come back?", "seeds": "SAEs needed",
+    "width": "Effective rank, width and k", "limits": "What this cannot say", "files": "Files",
 }  # fmt: skip
 FIRST = 200
 """Rows of the table of features that are there without a script; with one, rows a page."""
-MARGINAL = ("mean_max_cosine", "hungarian_mcc")
+PLAIN = ("mean_max_cosine", "hungarian_mcc")
 
 
 def write(report: Mapping[str, Any], folder: Path, title: str = "Do these SAEs have the same features?") -> Path:
@@ -57,7 +57,6 @@ def render(report: Mapping[str, Any], title: str = "Do these SAEs have the same 
         css=Markup((HERE / "page.css").read_text()),
         script=Markup((HERE / "page.js").read_text()),
         answers=words.answers(report),
-        limits=words.LIMITS,
         methods="; ".join(sorted(methods(report))) or "none here",
         figures=figures(report),
         columns=[column | {"help": descriptions[column["key"]]} for column in columns],
@@ -66,10 +65,7 @@ def render(report: Mapping[str, Any], title: str = "Do these SAEs have the same 
         data={"columns": columns, "size": size, "page": rows},
         size=size,
         quality={} if missing(report["quality"]) else {row["sae"]: row for row in report["quality"]},
-        ranks=ranks(report),
-        seeds=[(label(row_score(row)), words.purpose(row), words.needed(row, len(report["inputs"]))) for row in report["seeds_needed"]],
-        settings=[(name.replace("_", " "), setting(value)) for name, value in sorted(report["settings"].items())],
-        **scored(report),
+        **rows_of(report),
     )
 
 
@@ -83,31 +79,28 @@ def template() -> Template:
     return environment.get_template("page.html")
 
 
-def scored(report: Mapping[str, Any]) -> dict[str, list[tuple[str, Any]]]:
-    """Return the rows of the tables of scores: all that has no threshold, its weighted part, shares, subspaces."""
-    plain = [row for row in report["scores"] if row["threshold"] is None]
+def rows_of(report: Mapping[str, Any]) -> dict[str, list[tuple[Any, ...]]]:
+    """Return the rows of the page's tables, each with its name first."""
+    named = [(label(row["name"], row["latents"], row["threshold"]), row) for row in report["scores"]]
+    rank, have = report["effective_rank"], len(report["inputs"])
     return {
-        "scores": [(label(row), row) for row in plain if row["name"] in MARGINAL],
-        "weighted": [(label(row), row) for row in plain],
-        "shares": [(label(row), row) for row in report["scores"] if row["threshold"] is not None],
+        "scores": [(name, row) for name, row in named if row["name"] in PLAIN],
+        "weighted": [(name, row) for name, row in named if row["threshold"] is None],
+        "shares": [(name, row) for name, row in named if row["threshold"] is not None],
         "subspaces": [(f"{say(row['rank'])}, {row['latents']} latents", row) for row in report["subspaces"]],
+        "ranks": [("the activations", rank["activations"])]
+        + [(f"the decoder of SAE {index}", row) for index, row in enumerate(rank["decoders"])],
+        "seeds": [
+            (label(row["score"], row["latents"], row["threshold"]), words.purpose(row), words.needed(row, have))
+            for row in report["seeds_needed"]
+        ],
+        "settings": [(key.replace("_", " "), setting(value)) for key, value in sorted(report["settings"].items())],
     }
-
-
-def ranks(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Return the rows of the table of effective ranks."""
-    found = report["effective_rank"]
-    return [("the activations", found["activations"]), *((f"decoder {i}", row) for i, row in enumerate(found["decoders"]))]
-
-
-def row_score(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row of the seeds that are needed as `label` wants a score."""
-    return {"name": row["score"], "latents": row["latents"], "threshold": row["threshold"]}
 
 
 def setting(value: Any) -> str:
     """Return a setting of the protocol as text."""
-    return ", ".join(map(format_value, value)) if isinstance(value, Sequence) and not isinstance(value, str) else say(value)
+    return ", ".join(map(format_value, value)) if isinstance(value, list) else say(value)
 
 
 def methods(entry: Any) -> set[str]:

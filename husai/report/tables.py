@@ -19,7 +19,8 @@ KINDS = {
 TITLES = {
     "sae": "SAE", "latent": "Latent", "counted": "Counted", "matched": "Found in others", "best_cosine": "Best cosine",
     "replication_probability": "Replication probability", "firing_rate": "Firing rate",
-    "neighbour_cosine": "Nearest in own SAE", "alignment": "Encoder with decoder", "norm": "Decoder norm", "dead": "Dead",
+    "neighbour_cosine": "Nearest in own SAE", "alignment": "Encoder with decoder", "norm": "Decoder norm",
+    "dead": "Dead",
 }  # fmt: skip
 """Heads of the table on the page; the name of an SAE stands in the list of SAEs."""
 SEPARATOR = "|"

@@ -22,15 +22,15 @@ class Answer(NamedTuple):
     answer: str
 
 
-def estimate(entry: Mapping[str, Any]) -> Estimate:
-    """Return an estimate of the report; one without an interval has both ends at its value (`bounded` tells)."""
-    ends = {"low": entry["low"], "high": entry["high"]} if bounded(entry) else dict.fromkeys(("low", "high"), entry["value"])
-    return Estimate(entry["value"], **ends, n=entry["n"], method=entry["method"])
-
-
 def bounded(entry: Mapping[str, Any]) -> bool:
     """Return whether an estimate of the report has an interval."""
     return entry["low"] is not None and entry["high"] is not None
+
+
+def estimate(entry: Mapping[str, Any]) -> Estimate:
+    """Return an estimate of the report; one without an interval has both ends at its value (`bounded` tells)."""
+    low, high = (entry["low"], entry["high"]) if bounded(entry) else (entry["value"], entry["value"])
+    return Estimate(entry["value"], low, high, entry["n"], method=entry["method"])
 
 
 def say(entry: Any) -> str:
@@ -38,19 +38,19 @@ def say(entry: Any) -> str:
     if missing(entry):
         return f"not available: {entry['reason']}"
     if isinstance(entry, Mapping) and {"value", "low", "high"} <= entry.keys():
-        if not bounded(entry):
-            return format_value(float(entry["value"]))
-        return str(estimate(entry))
+        return str(estimate(entry)) if bounded(entry) else format_value(float(entry["value"]))
     return "none" if entry is None else format_value(entry)
 
 
-def label(score: Mapping[str, Any]) -> str:
+def label(name: str, latents: str, threshold: float | None) -> str:
     """Return what a score is called, with its latents and its threshold."""
-    above = "" if score["threshold"] is None else f" above {format_value(float(score['threshold']))}"
-    return f"{SCORES[score['name']]}{above}, {score['latents']} latents"
+    above = "" if threshold is None else f" above {format_value(float(threshold))}"
+    return f"{SCORES[name]}{above}, {latents} latents"
 
 
-def pick(scores: Sequence[Mapping[str, Any]], name: str, threshold: float | None = None) -> Mapping[str, Any]:
+def pick(
+    scores: Sequence[Mapping[str, Any]], name: str = "mean_max_cosine", threshold: float | None = None
+) -> Mapping[str, Any]:
     """Return the score of that name: of alive latents where the report has them, else of all."""
     found = [score for score in scores if score["name"] == name and score["threshold"] == threshold]
     return min(found, key=lambda score: (missing(score["estimate"]), score["latents"] != "alive"))
@@ -60,51 +60,53 @@ def beyond(score: Mapping[str, Any], null: str) -> str:
     """Return in words whether a score lies above a null: the interval of the difference decides."""
     against = score[null]
     if missing(against):
-        return f"Not known: {against['reason']}."
-    gap = against["gap"]
-    numbers = f"{say(score['estimate'])} ({label(score)}), {NULLS[null]}: {say(against['value'])}; the difference is {say(gap)}."
+        return f"Not available: {against['reason']}."
+    gap, name = against["gap"], label(score["name"], score["latents"], score["threshold"])
+    numbers = f"{name}: {say(score['estimate'])}; {NULLS[null]}: {say(against['value'])}; difference: {say(gap)}."
     if not bounded(gap):
-        return f"No interval, so not settled: {gap['method']}. The SAEs score {numbers}"
-    verdict = "Yes." if gap["low"] > 0 else "No, less than that." if gap["high"] < 0 else "It cannot be told: the interval holds zero."
-    return f"{verdict} The SAEs score {numbers}"
+        return f"Not settled, as there is no interval ({gap['method']}). {capital(numbers)}"
+    settled = "Yes" if gap["low"] > 0 else "No, less than that" if gap["high"] < 0 else "It cannot be told"
+    return f"{settled}. {capital(numbers)}"
+
+
+def capital(text: str) -> str:
+    """Return a text with a capital first letter and the others as they are."""
+    return text[:1].upper() + text[1:]
 
 
 def returning(report: Mapping[str, Any]) -> str:
     """Return in words how many features come back in the other SAEs."""
-    counts, others = report["matched"], len(report["inputs"]) - 1
+    counts, tau = report["matched"], report["settings"]["match_threshold"]
     total = sum(row["latents"] for row in counts)
     if not total:
         return "None: no latent is counted."
-    share = {key: format_value(sum(row[key] for row in counts) / total) for key in ("in_all", "in_some", "in_none")}
-    tau = report["settings"]["match_threshold"]
     score = pick(report["scores"], "mutual", tau)
-    drawn = "" if missing(score["N2"]) else f" Of directions with the covariance of the activations it is {say(score['N2']['value'])}."
-    apart = (
-        f"Of all counted latents a share of {share['in_all']} is found in every other SAE, {share['in_some']} in some of the "
-        f"{others} and {share['in_none']} in none. " if others > 1 else ""
-    )  # fmt: skip
-    return (
-        f"{apart}Between two SAEs a share of {say(score['estimate'])} comes back: mutual nearest directions with a cosine above "
-        f"{format_value(float(tau))}.{drawn}"
-    )
+    share = {key: format_value(sum(row[key] for row in counts) / total) for key in ("in_all", "in_some", "in_none")}
+    parts = [f"Between two SAEs a share of {say(score['estimate'])} of the latents is found again"]
+    if not missing(score["N2"]):
+        parts[0] += f"; of {NULLS['N2']} it would be {say(score['N2']['value'])}"
+    if len(counts) > 2:
+        parts.append(
+            f"In all other SAEs are {share['in_all']} of the latents, in some but not all {share['in_some']}, in "
+            f"none {share['in_none']}"
+        )
+    parts.append(f"Found again: each the other's nearest, with a cosine above {format_value(float(tau))}")
+    return ". ".join(parts) + "."
 
 
 def more_seeds(report: Mapping[str, Any]) -> str:
     """Return in words how many SAEs would settle the score that the report opens with."""
-    score, have = pick(report["scores"], "mean_max_cosine"), len(report["inputs"])
-    rows = [
-        row for row in report["seeds_needed"]
-        if (row["score"], row["latents"], row["threshold"]) == (score["name"], score["latents"], score["threshold"])
-    ]  # fmt: skip
-    return " ".join(f"{purpose(row)}: {needed(row, have)}." for row in rows) or "Not known: the report does not say."
+    score, have = pick(report["scores"]), len(report["inputs"])
+    keys = {"score": "name", "latents": "latents", "threshold": "threshold"}
+    rows = [row for row in report["seeds_needed"] if all(row[a] == score[b] for a, b in keys.items())]
+    return " ".join(f"{purpose(row)}: {needed(row, have)}." for row in rows) or "Not available: it was not computed."
 
 
 def purpose(row: Mapping[str, Any]) -> str:
     """Return what so many SAEs would be needed for."""
     if row["purpose"] == "half width":
         return f"For an interval of ± {say(row['target'])}"
-    null = row["purpose"].removeprefix("score over ")
-    return f"To tell the score from {NULLS[null]}"
+    return f"To tell the score from {NULLS[row['purpose'].removeprefix('score over ')]}"
 
 
 def needed(row: Mapping[str, Any], have: int) -> str:
@@ -112,15 +114,15 @@ def needed(row: Mapping[str, Any], have: int) -> str:
     if missing(row["seeds"]):
         return say(row["seeds"])
     more = max(0, row["seeds"] - have)
-    return f"{say(row['seeds'])} SAEs, {f'{say(more)} more' if more else 'which you have'}"
+    return f"{say(row['seeds'])} SAEs, {f'{say(more)} more than these' if more else 'which these are'}"
 
 
 def answers(report: Mapping[str, Any]) -> list[Answer]:
     """Return what a practitioner asks first, answered."""
-    score = pick(report["scores"], "mean_max_cosine")
+    score = pick(report["scores"])
     return [
         Answer("Do these SAEs agree more than chance?", beyond(score, "N0")),
-        Answer("More than the shape of the activations alone would make them?", beyond(score, "N2")),
+        Answer("More than the covariance of the activations alone would make them?", beyond(score, "N2")),
         Answer("How many features come back?", returning(report)),
         Answer("How many SAEs would be needed to be sure?", more_seeds(report)),
     ]
@@ -128,25 +130,8 @@ def answers(report: Mapping[str, Any]) -> list[Answer]:
 
 def summary(report: Mapping[str, Any]) -> str:
     """Return the report in one line."""
-    score = pick(report["scores"], "mean_max_cosine")
-    gaps = {
-        "chance": score["N0"] if missing(score["N0"]) else score["N0"]["gap"],
-        "covariance-matched directions": score["N2"] if missing(score["N2"]) else score["N2"]["gap"],
-    }
-    beyond = ", ".join(f"beyond {null} {say(gap)}" for null, gap in gaps.items())
-    return f"{len(report['inputs'])} SAEs: {label(score)} {say(score['estimate'])}; {beyond}"
-
-
-LIMITS = (
-    "Agreement is not truth. SAEs can agree on directions that mean nothing, and a feature that one SAE alone has found may "
-    "be real.",
-    "Beating the two nulls here is not enough to claim that the model has these features: SAEs trained on data without any "
-    "features can agree beyond both. That takes SAEs trained on shuffled activations and on a network with random weights, "
-    "which a report on finished SAEs cannot train for you.",
-    "Intervals are over these SAEs, that is over seeds of the autoencoder. If all were trained on one model, nothing is "
-    "said about another training of that model.",
-    "Features are matched by the direction that they write. Two latents can fire on the same inputs and write differently, "
-    "and one latent of one SAE can be split into several of another.",
-    "SAEs of unequal widths agree less than SAEs of one width can: a narrow one has no room for all that a wide one has.",
-)
-"""What no report of this kind can say."""
+    score = pick(report["scores"])
+    gaps = {null: score[null] if missing(score[null]) else score[null]["gap"] for null in NULLS}
+    name = label(score["name"], score["latents"], score["threshold"])
+    parts = [f"{len(report['inputs'])} SAEs: {name} {say(score['estimate'])}"]
+    return "; ".join([*parts, *(f"beyond {NULLS[null]} {say(gap)}" for null, gap in gaps.items())])
