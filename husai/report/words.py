@@ -135,3 +135,13 @@ def summary(report: Mapping[str, Any]) -> str:
     name = label(score["name"], score["latents"], score["threshold"])
     parts = [f"{len(report['inputs'])} SAEs: {name} {say(score['estimate'])}"]
     return "; ".join([*parts, *(f"beyond {NULLS[null]} {say(gap)}" for null, gap in gaps.items())])
+
+
+def headline(report: Mapping[str, Any]) -> dict[str, Estimate]:
+    """Return the estimates that the report opens with, by short names; those that it does not have are left out."""
+    score, mutual = pick(report["scores"]), pick(report["scores"], "mutual", report["settings"]["match_threshold"])
+    found = {"score": score["estimate"], "mutual": mutual["estimate"]}
+    for null in NULLS:
+        for name, row in (("gap", score), ("mutual_gap", mutual)):
+            found[f"{name}_{null}"] = row[null] if missing(row[null]) else row[null]["gap"]
+    return {name: estimate(entry) for name, entry in found.items() if not missing(entry)}
