@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_planted import HOSTILE, planted
+from report_written import HOSTILE, planted
 
 from husai.report import page as report_page
 

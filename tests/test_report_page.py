@@ -7,7 +7,7 @@ from html import escape
 from html.parser import HTMLParser
 
 import pytest
-from report_planted import HOSTILE, against, estimate, planted
+from report_written import HOSTILE, against, estimate, planted
 
 from husai.evidence import Estimate
 from husai.report import page, protocol, tables, words

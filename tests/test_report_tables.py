@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from report_planted import planted
+from report_written import planted
 
 from husai.report import tables
 

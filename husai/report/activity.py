@@ -87,6 +87,7 @@ def measure(one: Input, x: Float[Tensor, "inputs d_model"], dead: float) -> Acti
     `projection_rank` of a latent that is alive but fires on none of those is the mean of the others'.
     """
     sae = one.sae()
+    x = x.to(sae.W_enc)
     d_sae, step = one.d_sae, max(64, BLOCK // one.d_sae)
     fires, strength = torch.zeros(d_sae, dtype=torch.float64), torch.zeros(d_sae, dtype=torch.float64)
     error = 0.0

@@ -1,7 +1,7 @@
 """Dictionaries as unit rows, a tile at a time: those of SAEs and those drawn by chance."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +15,7 @@ TILE = 4096  # rows a tile: 4096 x 4096 cosines are 64 MB
 DRAW = 1024  # rows that are drawn together, whatever the tile
 
 
+@runtime_checkable
 class Source(Protocol):
     """Rows that can be read some at a time."""
 

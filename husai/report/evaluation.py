@@ -1,13 +1,13 @@
 """The report itself: which scores, beside which nulls, on which latents."""
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from husai import __version__
 from husai.matching import CANDIDATES, EXACT
 from husai.replication import Predictor
 from husai.report import advice, features, inputs, pairs, scores
@@ -89,7 +89,7 @@ def _measured(
     latents = "alive" if active is not None and usable else "all"
     return {
         "protocol": "stability-v1", "version": "1.0.0",
-        "generator": {"name": "husai", "version": version("husai")},
+        "generator": {"name": "husai", "version": __version__},
         "settings": {
             "thresholds": list(THRESHOLDS), "match_threshold": MATCH, "dead_threshold": DEAD, "candidates": CANDIDATES,
             "exact_below": EXACT, "null_seed": NULL_SEED, "rho": RHO,

@@ -7,7 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import jsonschema
 import torch
 
 from husai import formats
@@ -23,6 +22,8 @@ Case = Mapping[str, Any]
 
 def validate(report: Mapping[str, Any]) -> None:
     """Raise ValueError, naming the place, unless a report is one of `stability-v1`."""
+    import jsonschema  # here, so that reports can be made where it is not installed
+
     validator = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
     worst = jsonschema.exceptions.best_match(validator.iter_errors(report))
     if worst is not None:
