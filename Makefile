@@ -35,7 +35,7 @@ PDF        = _build/$(PROFILE)/pdf
 SITE       = $(CURDIR)/$(if $(filter-out paper,$(PROFILE)),_build/$(PROFILE)/)_build/html
 
 .PHONY: help env env-evals env-cluster paper cost pdf reference followups audit gate smoke test faults cluster-test \
-        interop evals bench book serve check lab nb clean
+        interop evals bench book serve check lab nb report clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -158,6 +158,9 @@ check: $(ENV)  ## lint, types, and the layer, notebook and book tests
 nb: export HUSAI_COMMAND = make nb NB=$(NB) $(subst ',,$(GIVEN))
 nb: $(ENV)  ## one notebook with parameters into _build/lab: make nb NB=22 K=8 STEPS=100
 	@$(PY) workflow/runner.py '$(NB)' $(GIVEN)
+
+report: $(ENV)  ## do your SAEs have the same features? SAES="dir1 dir2 dir3" [ACTS=acts.safetensors] [OUT=folder] [RECOMMEND=yes]
+	@$(PY) workflow/report.py
 
 serve: $(ENV)  ## show the built book at http://127.0.0.1:8000
 	$(PY) -m http.server --bind 127.0.0.1 --directory $(SITE) 8000

@@ -19,7 +19,11 @@ OUT, SITE = ("book", ".") if PROFILE == "paper" else (f"{BUILD}/book", BUILD)
 INDEX = os.path.normpath(f"{SITE}/_build/html/index.html")
 STEMS = sorted(path.stem for path in Path("notebooks").glob("[0-9][0-9]_*.ipynb"))
 GATES = {"21": "13", "22": "13"}  # a notebook does not run before its controls have passed
-DECLARED = {"75": ["book/gates.toml", "book/selection.toml"]}  # what a notebook decides by, beside its claims
+# what a notebook decides by or writes with, beside its claims and the library's modules
+DECLARED = {
+    "75": ["book/gates.toml", "book/selection.toml"],
+    "81": [f"husai/report/page.{kind}" for kind in ("html", "css", "js")],
+}
 # The seven follow-up experiments of the stability paper: one-layer ground truth, subspaces, effective rank as a
 # predictor, contrastive alignment, interventions, pinning, a language model.
 FOLLOWUPS = ["35", "51", "36", "43", "52", "44", "61"]
