@@ -19,7 +19,10 @@ export MALLOC_MMAP_THRESHOLD_ := 4294967296
 export MALLOC_TRIM_THRESHOLD_ := 8589934592
 
 SMOKE     := _build/smoke/book
-SNAKEMAKE  = $(PY) -m snakemake --cores all --keep-going --rerun-incomplete --nolock --logger husai \
+# Snakemake stops where it cannot write its cache: in a home that is read-only it has one here. The hub's stays there.
+CACHE      = $(shell c="$${XDG_CACHE_HOME:-$$HOME/.cache}"; mkdir -p "$$c/snakemake" 2>/dev/null && test -w "$$c/snakemake" \
+                 || echo "XDG_CACHE_HOME='$(CURDIR)/_build/cache' HF_HOME='$${HF_HOME:-$$c/huggingface}'")
+SNAKEMAKE  = $(CACHE) $(PY) -m snakemake --cores all --keep-going --rerun-incomplete --nolock --logger husai \
              --rerun-triggers mtime input params
 # NAME=VALUE pairs of the command line that are not our own switches
 GIVEN      = $(strip $(foreach v,$(filter-out NB PY PYTHON,$(.VARIABLES)),\
