@@ -47,7 +47,10 @@ def command(build: Path, name: str, arguments: list[str], started: float, status
     path = build / "commands.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(".commands.lock")):
-        commands = json.loads(path.read_text()) if path.exists() else {}
+        try:
+            commands = json.loads(path.read_text())
+        except (OSError, ValueError):
+            commands = {}  # none yet, or damaged: nothing depends on what ran before
         commands[name] = {
             "command": arguments, "called_by": os.environ.get("HUSAI_COMMAND", ""), "commit": git("rev-parse", "HEAD"),
             "started": now(started), "seconds": round(time.time() - started, 1), "status": status,

@@ -114,7 +114,7 @@ class Make(subprocess.Popen):
 def make(root: Path, *goals: str, **options: Any) -> tuple[int, str]:
     """Run make to its end; return its exit status and what it printed."""
     process = Make(root, *goals, **options)
-    return process.wait(timeout=900), process.said
+    return process.wait(timeout=7200), process.said
 
 
 def results(root: Path, profile: str = "paper") -> dict[str, bytes]:

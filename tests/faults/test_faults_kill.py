@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import miniature
@@ -66,8 +67,7 @@ def test_a_kernel_is_killed(run, fresh, reference, repeat, moment):
         time.sleep(0.05)
     if kernel is not None:
         kernel.kill()
-    code = run.wait(timeout=900)
-    assert code != 0 or kernel is None, run.said
+    run.wait(timeout=900)
     repeat(fresh)
 
 
@@ -77,13 +77,13 @@ def test_snakemake_is_killed_and_what_it_started_lives_on(run, fresh, reference,
     time.sleep(moment * reference.seconds)
     while (engine := named(run, "-m snakemake")) is None and run.poll() is None:
         time.sleep(0.05)
-    if engine is not None:
+    orphans = []
+    with suppress(psutil.NoSuchProcess, AttributeError):  # it may have ended by itself
         orphans = engine.children(recursive=True)
         engine.kill()
     run.wait(timeout=900)
-    repeat(fresh)
-    if engine is not None:
-        assert not [one for one in orphans if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    repeat(fresh)  # waits for the orphans, notebook by notebook, and takes nothing of theirs for its own
+    assert psutil.wait_procs(orphans, timeout=60)[1] == []
 
 
 @pytest.mark.skipif(miniature.LEVEL != "all", reason="takes an hour: make faults runs it")

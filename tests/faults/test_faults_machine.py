@@ -15,10 +15,10 @@ FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Return an empty file system of 24 MB."""
+    """Return an empty file system of 64 MB."""
     place = tmp_path / "disk"
     place.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", place], capture_output=True, text=True)
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", place], capture_output=True, text=True)
     if made.returncode:
         pytest.skip(f"mounting is not permitted here: {made.stderr.strip()}")
     yield place
@@ -57,6 +57,7 @@ FOLDERS = {
     "XDG_CACHE_HOME": ".cache", "XDG_CONFIG_HOME": ".config", "XDG_DATA_HOME": ".local/share", "IPYTHONDIR": ".ipython",
     "JUPYTER_CONFIG_DIR": ".jupyter", "JUPYTER_DATA_DIR": ".jupyter/data", "JUPYTER_RUNTIME_DIR": ".jupyter/runtime",
     "MPLCONFIGDIR": ".config/matplotlib", "HF_HOME": ".cache/huggingface",
+    "NUMBA_CACHE_DIR": ".cache/numba",
 }  # fmt: skip
 """What else points into a home."""
 
