@@ -52,7 +52,7 @@ GPT = ("models", "gpt_steps", "gpt_batch", "depth", "d_model", "mlp")
 SETTING = (*GPT, "vocabulary", "context", "tasks")
 RUNS = ("seeds", "models", "conditions", "copies")
 BESIDE = (("data",), ("draws",), ("d_sae", "d_model"), ("depth", "d_model", "mlp"), ("p", "p"))
-"""What work that is not training may grow with: rows, draws, pairs of latents and dimensions, a forward pass, tokens."""
+"""What work beside training may grow with: rows, draws, latents by dimensions, a forward pass, pairs of tokens."""
 
 Sizes = dict[str, list[list[float]]]
 
@@ -213,7 +213,7 @@ def main() -> None:
     print(
         f"Basis: {count} SAE trainings of the reference run, whose core-seconds grow with {grows}.\n"
         f"For 8 notebooks of 10, the law of all others is right to within a factor of {law.factor:.1f}.\n"
-        "Highest: with exponents of at least 1. What is not training grows with seeds, models and conditions (lowest), and\n"
+        "Highest: exponents of at least 1. What is not training grows with seeds, models, conditions (lowest), and\n"
         "with that of data, draws, latents and model size that grows most (expected), or the two that do (highest).\n"
         "On cores of the machine that made the reference. GPU-hours: none, as no notebook moves its data to one."
     )
