@@ -1,7 +1,6 @@
 """What a profile costs: the law finds planted exponents, the paper profile costs what it took, no number left out."""
 
 import json
-import math
 import os
 from pathlib import Path
 
@@ -20,7 +19,7 @@ def repository(monkeypatch: pytest.MonkeyPatch) -> None:
 def planted(notebook: str, seeds: int, steps: int, batch: int, d_sae: int, d_model: int, off: float = 1.0) -> dict:
     """Return a training whose seconds are a known law."""
     seconds = off * 1e-5 * seeds**1.1 * steps * batch**0.9 * d_sae**0.6 * d_model**0.5
-    found = {"notebook": notebook, "kind": "saes", "architecture": "topk", "objective": "", "seconds": seconds}
+    found = {"notebook": notebook, "kind": "saes", "architecture": "topk", "objective": "", "core_seconds": seconds}
     return found | dict(zip(trainings.SIZES, (seeds, steps, batch, d_sae, d_model), strict=True))
 
 
@@ -49,15 +48,15 @@ def test_the_reference_run_is_the_basis() -> None:
 def test_the_paper_profile_costs_what_it_took() -> None:
     table = trainings.read()
     rows = cost.estimate("paper", table)
-    assert sum(row.seconds.value for row in rows) == pytest.approx(sum(row["seconds"] for row in table))
-    assert all(row.seconds.low == row.seconds.high and not row.not_counted and row.gib < 8 for row in rows)
+    assert sum(row.core_seconds.value for row in rows) == pytest.approx(sum(row["core_seconds"] for row in table))
+    assert all(row.core_seconds.low == row.core_seconds.high and not row.not_counted and row.gib < 8 for row in rows)
 
 
 def test_the_full_profile_costs_more_within_limits_and_every_number_counts() -> None:
     table = trainings.read()
     for paper, full in zip(cost.estimate("paper", table), cost.estimate("full", table), strict=True):
-        assert full.seconds.low <= full.seconds.value <= full.seconds.high, full
-        assert full.seconds.value >= paper.seconds.value * 0.99 and full.gib >= paper.gib, full
+        assert full.core_seconds.low <= full.core_seconds.value <= full.core_seconds.high, full
+        assert full.core_seconds.value >= paper.core_seconds.value * 0.99 and full.gib >= paper.gib, full
         assert set(full.not_counted) <= {"anchors", "datasets"}, full
 
 
@@ -67,7 +66,9 @@ def test_how_many_times_the_work() -> None:
     after = cost.sizes("22_x", {"seeds": [0, 1, 2, 3, 4, 5], "steps": 300, "width": 256, "k": 9, "ks": [1, 2, 3, 4]})
     low, value, high = cost.work("saes", before, after, law)
     assert (low, value, high) == pytest.approx((12, 24, 96)), "2 x 3 x 2 x 2, halved; linear in width, doubled"
-    assert cost.work("beside", before, after, law) == pytest.approx((1, 16, 128)), "steps do not count there"
+    assert cost.work("beside", before, after, law) == pytest.approx((4, 16, 16)), "steps do not count there"
+    more = after | {"data": [[90.0]]}
+    assert cost.work("beside", before | {"data": [[30.0]]}, more, law) == pytest.approx((4, 16, 48)), "rows, too"
     models = cost.sizes(
         "62_x", {"model_seeds": [0, 1], "steps": 10, "batch": 4, "shape": [2, 8, 16, 32], "sizes": [9, 5]}
     )
@@ -90,9 +91,14 @@ def test_trainings_are_measured_once_and_told_from_the_rest(tmp_path: Path) -> N
     for stem, inputs in (("11_a", ["models/a"]), ("22_b", ["models/a", "models/b", "models/gone"])):
         content = {"seconds": 7.0, "finished": finished, "inputs": dict.fromkeys(inputs, "")}
         (results / f"{stem}.provenance.json").write_text(json.dumps(content))
-    rows = [(r["notebook"], r["kind"], r["seconds"]) for r in trainings.measured(results, store)]
+    rows = [(r["notebook"], r["kind"], r["core_seconds"]) for r in trainings.measured(results, store)]
     assert rows == [("11", "models", 50.0), ("11", "beside", 7.0), ("22", "models", 30.0), ("22", "beside", 7.0)]
-    assert math.isfinite(sum(row[2] for row in rows))
+
+
+def test_notebooks_side_by_side_share_the_cores() -> None:
+    assert trainings.share([(0, 10), (10, 20)], 2) == 2
+    assert trainings.share([(0, 10), (0, 10)], 2) == 1
+    assert trainings.share([(0, 30), (10, 20), (100, 110)], 2) == pytest.approx(2 * 40 / 50)
 
 
 def test_the_estimate_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

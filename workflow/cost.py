@@ -1,10 +1,11 @@
 """Print what a profile costs, notebook by notebook, before it is started: `make cost PROFILE=full`.
 
-The basis is the reference run: the seconds of each of its trainings, and of what every notebook did beside. A training
-grows by the power law of `trainings.py`. How many times more seeds, steps, latents a profile asks for is read from
-the parameters of the two profiles; `FACTORS` says which parameter is what.
+The basis is the reference run: the core-seconds of each of its trainings, and of what every notebook did beside. A
+training grows by the power law of `trainings.py`. How many times more seeds, steps, latents a profile asks for is read
+from the parameters of the two profiles; `FACTORS` says which parameter is what.
 """
 
+import functools
 import json
 import math
 import sys
@@ -17,8 +18,6 @@ import papermill
 import runner
 import trainings
 
-CORES = 2
-"""What a notebook computes on."""
 COUNTED = ("seeds", "models", "conditions")
 """Factors of which a list gives its length; of the others it gives the sum of its numbers."""
 FACTORS: dict[str, str | tuple[str, ...]] = {
@@ -51,7 +50,9 @@ OWN: dict[str, dict[str, str]] = {
 """Notebooks where a name means something else, or something that an earlier notebook trained."""
 GPT = ("models", "gpt_steps", "gpt_batch", "depth", "d_model", "mlp")
 SETTING = (*GPT, "vocabulary", "context", "tasks")
-BESIDE = ("seeds", "models", "conditions", "copies", "d_sae", "d_model", "data", "draws", "depth", "mlp", "p")
+RUNS = ("seeds", "models", "conditions", "copies")
+BESIDE = (("data",), ("draws",), ("d_sae", "d_model"), ("depth", "d_model", "mlp"), ("p", "p"))
+"""What work beside training may grow with: rows, draws, latents by dimensions, a forward pass, pairs of tokens."""
 
 Sizes = dict[str, list[list[float]]]
 
@@ -71,7 +72,7 @@ class Row(NamedTuple):
     """The cost of a notebook."""
 
     notebook: str
-    seconds: Range
+    core_seconds: Range
     gib: float
     not_counted: list[str]
 
@@ -128,7 +129,7 @@ def work(kind: str, before: Sizes, after: Sizes, law: trainings.Law) -> Range:
         return growth(before, after, exponents)
 
     if kind == "saes":  # at widths where arithmetic is all that counts, a training is linear in them
-        each = dict.fromkeys(("models", "conditions", "copies"), 1.0)
+        each = dict.fromkeys(RUNS[1:], 1.0)
         value, steepest = times(each | law.exponents), times(each | {k: max(1.0, e) for k, e in law.exponents.items()})
         return Range(value / law.factor, value, max(value, steepest) * law.factor)
     if kind == "models":
@@ -136,8 +137,9 @@ def work(kind: str, before: Sizes, after: Sizes, law: trainings.Law) -> Range:
     if kind == "gpts":  # texts need not fill the context
         low, high = times(dict.fromkeys(GPT, 1.0)), times(dict.fromkeys((*GPT, "context"), 1.0))
         return Range(low, math.sqrt(low * high), high)
-    squares = {"seeds": 2.0, "d_sae": 2.0}  # pairs of seeds, pairs of latents
-    return Range(*sorted([1.0, times(dict.fromkeys(BESIDE, 1.0)), times(dict.fromkeys(BESIDE, 1.0) | squares)]))
+    runs = times(dict.fromkeys(RUNS, 1.0))
+    *_, second, first = sorted(math.prod(times({name: 1.0}) for name in names) for names in BESIDE)
+    return Range(*sorted([runs, runs * first, runs * first * max(1.0, second)]))
 
 
 def not_counted(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
@@ -152,7 +154,7 @@ def estimate(profile: str, table: list[dict[str, Any]]) -> list[Row]:
     spent: dict[tuple[str, str], float] = defaultdict(float)
     for row in table:
         kind = {"calibrations": "saes", "saes": "saes", "models": "models", "gpts": "gpts"}.get(row["kind"], "beside")
-        spent[row["notebook"], kind] += row["seconds"]
+        spent[row["notebook"], kind] += row["core_seconds"]
     found, taught, first = [], set(), {}
     for stem in sorted(path.stem for path in Path("notebooks").glob("[0-9][0-9]_*.ipynb")):
         given = parameters(stem, "paper"), parameters(stem, profile)
@@ -192,31 +194,28 @@ def memory(notebook: str, before: Sizes, after: Sizes, table: list[dict[str, Any
     return 1 + 4 * numbers / 2**30
 
 
-def hours(seconds: float) -> str:
-    """Return core-hours of seconds on all cores of a notebook."""
-    value = seconds * CORES / 3600
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+def hours(seconds: Range) -> str:
+    """Return core-hours, with the lowest and the highest where these differ."""
+    low, value, high = (f"{n / 3600:,.{0 if n >= 36000 else 2}f}" for n in seconds)
+    return f"{value:>9}" if low == high else f"{value:>9}  ({low} to {high})"
 
 
 def main() -> None:
     profile, table = sys.argv[1], trainings.read()
     law, rows = trainings.fitted(table), estimate(profile, table)
-    print(f"Profile {profile}: core-hours (lowest and highest) and memory, with nothing trained before")
-    total = Range(0, 0, 0)
+    print(f"Profile {profile}, with nothing trained before: core-hours (lowest to highest), memory")
     for row in rows:
-        total = total.plus(row.seconds)
-        low, value, high = map(hours, row.seconds)
         note = f"  not counted: {', '.join(row.not_counted)}" if row.not_counted else ""
-        print(f"{row.notebook:38} {value:>9}  ({low} to {high})".ljust(76) + f"{row.gib:6.1f} GiB{note}")
-    low, value, high = map(hours, total)
-    print(f"{'all':38} {value:>9}  ({low} to {high})")
+        print(f"{row.notebook:38}{hours(row.core_seconds):38}{row.gib:6.1f} GiB{note}")
+    print(f"{'all':38}{hours(functools.reduce(Range.plus, (row.core_seconds for row in rows)))}")
     grows = ", ".join(f"{name}^{exponent:.2f}" for name, exponent in law.exponents.items())
     count = sum(row["kind"] == "saes" for row in table)
     print(
-        f"Basis: {count} SAE trainings of the reference run. Their seconds grow with {grows}; for 8 notebooks\n"
-        f"of 10 the law of the others is right to within a factor of {law.factor:.1f}. Highest: exponents of at\n"
-        "least 1, and what is not training by the square of seeds and latents; lowest: that stays what it was.\n"
-        "Cores of the machine that made the reference. GPU-hours: none, as no notebook moves its data to one."
+        f"Basis: {count} SAE trainings of the reference run, whose core-seconds grow with {grows}.\n"
+        f"For 8 notebooks of 10, the law of all others is right to within a factor of {law.factor:.1f}.\n"
+        "Highest: exponents of at least 1. What is not training grows with seeds, models, conditions (lowest), and\n"
+        "with that of data, draws, latents and model size that grows most (expected), or the two that do (highest).\n"
+        "On cores of the machine that made the reference. GPU-hours: none, as no notebook moves its data to one."
     )
 
 

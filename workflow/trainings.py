@@ -18,12 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 TABLE = Path("book/reference/trainings.csv")
+CORES = 2
+"""Those of the machine that makes the reference; a notebook's two threads fill them."""
 SIZES = ("seeds", "steps", "batch", "d_sae", "d_model")
-COLUMNS = ("notebook", "kind", "seconds", "architecture", "objective", *SIZES)
+COLUMNS = ("notebook", "kind", "core_seconds", "architecture", "objective", *SIZES)
 
 
 class Law(NamedTuple):
-    """How the seconds of a training grow: an exponent a size, and how far off this is for a notebook left out."""
+    """How the core-seconds of a training grow: an exponent a size, and how far off this is for a notebook left out."""
 
     exponents: dict[str, float]
     factor: float
@@ -31,21 +33,21 @@ class Law(NamedTuple):
 
 def read(path: Path = TABLE) -> list[dict[str, Any]]:
     """Return the trainings of the reference run, each once, and what its notebooks took beside."""
-    numbers = ("seconds", *SIZES)
+    numbers = ("core_seconds", *SIZES)
     with path.open() as file:
         return [{k: float(v) if k in numbers and v else v for k, v in row.items()} for row in csv.DictReader(file)]
 
 
 def fitted(table: list[dict[str, Any]]) -> Law:
-    """Fit log seconds of SAE trainings to their log sizes, with a constant for every architecture and objective.
+    """Fit log core-seconds of SAE trainings to their log sizes, with a constant for every architecture and objective.
 
-    The factor: for 8 notebooks of 10, the law of the others gives their sum of seconds to within it.
+    The factor: for 8 notebooks of 10, the law of the others gives their sum of core-seconds to within it.
     """
     found = [row for row in table if row["kind"] == "saes"]
     kinds = sorted({(key, row[key]) for row in found for key in ("architecture", "objective")})
     rows = [[float(row[key] == value) for key, value in kinds] for row in found]
     x = np.hstack([np.log([[row[name] for name in SIZES] for row in found]), rows])
-    y = np.log([row["seconds"] for row in found])
+    y = np.log([row["core_seconds"] for row in found])
     notebooks = np.array([row["notebook"] for row in found])
     errors = []
     for name in sorted(set(notebooks)):
@@ -63,21 +65,40 @@ def born(folders: list[Path]) -> list[float]:
 
 
 def measured(results: Path, store: Path) -> Iterator[dict[str, Any]]:
-    """Yield a row an artifact, for the first notebook that opened it, then one a notebook for the rest of its time."""
-    seen: set[str] = set()
-    for path in sorted(results.glob("[0-9][0-9]_*.provenance.json")):
-        provenance = json.loads(path.read_text())
-        folders = [store / name for name in provenance["inputs"] if (store / name / "manifest.json").exists()]
-        ended = [(folder / "manifest.json").stat().st_mtime for folder in folders]
-        finished = datetime.fromisoformat(provenance["finished"]).timestamp()
-        rest = provenance["seconds"]
-        for folder, start, end in zip(folders, born(folders) if folders else [], ended, strict=True):
-            if finished - provenance["seconds"] <= end <= finished:
+    """Yield a row an artifact, for the first notebook that opened it, then one a notebook for the rest of its time.
+
+    A second of a notebook is the machine's cores, shared with the notebooks that ran beside it.
+    """
+    paths = sorted(results.glob("[0-9][0-9]_*.provenance.json"))
+    runs = {path.name[:2]: json.loads(path.read_text()) for path in paths}
+    cores = share([(finished(run) - run["seconds"], finished(run)) for run in runs.values()], CORES)
+    seen: set[Path] = set()
+    for notebook, run in runs.items():
+        folders = [store / name for name in run["inputs"] if (store / name / "manifest.json").exists()]
+        rest = run["seconds"]
+        for folder, start in zip(folders, born(folders) if folders else [], strict=True):
+            end = (folder / "manifest.json").stat().st_mtime
+            if finished(run) - run["seconds"] <= end <= finished(run):
                 rest -= end - start  # trained in this run
-            if folder.name not in seen and end > start:  # a copied store knows its trainings' seconds no more
-                yield {"notebook": path.name[:2], "kind": folder.parent.name, "seconds": end - start, **sizes(folder)}
-            seen.add(folder.name)
-        yield {"notebook": path.name[:2], "kind": "beside", "seconds": max(rest, 0.0)}
+            if folder not in seen and end > start:  # a copied store has forgotten how long its trainings took
+                spent = {"notebook": notebook, "kind": folder.parent.name, "core_seconds": cores * (end - start)}
+                yield spent | sizes(folder)
+            seen.add(folder)
+        yield {"notebook": notebook, "kind": "beside", "core_seconds": cores * max(rest, 0.0)}
+
+
+def finished(run: dict[str, Any]) -> float:
+    """Return when a notebook ended, in seconds."""
+    return datetime.fromisoformat(run["finished"]).timestamp()
+
+
+def share(spans: list[tuple[float, float]], cores: int) -> float:
+    """Return the cores that a span has on average, if those of one moment share them alike."""
+    busy, last = 0.0, -math.inf
+    for start, end in sorted(spans):
+        busy += max(0.0, end - max(start, last))
+        last = max(last, end)
+    return cores * busy / sum(end - start for start, end in spans)
 
 
 def sizes(folder: Path) -> dict[str, Any]:
@@ -99,7 +120,7 @@ def main() -> None:
     with TABLE.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(row | {"seconds": round(row["seconds"], 1)} for row in rows)
+        writer.writerows(row | {"core_seconds": round(row["core_seconds"], 1)} for row in rows)
     print(f"{TABLE}: {len(rows)} rows")
 
 
