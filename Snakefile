@@ -22,7 +22,7 @@ GATES = {"21": "13", "22": "13"}  # a notebook does not run before its controls 
 # what a notebook decides by or writes with, beside its claims and the library's modules
 DECLARED = {
     "75": ["book/gates.toml", "book/selection.toml"],
-    "81": [f"husai/report/page.{kind}" for kind in ("html", "css", "js")],
+    "81": [f"husai/report/{name}" for name in ("page.html", "page.css", "page.js", "stability-v1.schema.json")],
 }
 # The seven follow-up experiments of the stability paper: one-layer ground truth, subspaces, effective rank as a
 # predictor, contrastive alignment, interventions, pinning, a language model.

@@ -31,7 +31,7 @@ def folders(tmp_path: Path) -> list[Path]:
     for seed in range(3):
         rows = torch.nn.functional.normalize(torch.randn(1, 24, 8, generator=draw), dim=2)
         config = SAEConfig(d_sae=24, k=3)
-        sae = SAEBatch(config, (seed,), rows.mT.contiguous(), rows, torch.zeros(1, 24), torch.zeros(1, 8))
+        sae = SAEBatch(config, (seed,), rows.mT.contiguous(), torch.zeros(1, 24), rows, torch.zeros(1, 8))
         names.append(tmp_path / f"seed {seed}")
         formats.write_sae_lens(sae, names[-1])
     return names
