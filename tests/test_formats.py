@@ -217,7 +217,7 @@ def test_a_known_activation_scale_is_folded_into_raw_units(tmp_path, architectur
 def test_an_activation_scale_that_is_not_finite_and_positive_is_refused(tmp_path, scale):
     folder = sae_lens(tmp_path, sae(), normalize_activations="expected_average_only_in")
     (folder / "activation_scaler.json").write_text(json.dumps({"scaling_factor": scale}))
-    wanted = f"scaling_factor is {scale!r}; wanted a finite number above 0|activation_scaler.json in it .a number is"
+    wanted = f"scaling_factor is {scale!r}; wanted a finite number above 0|activation_scaler.json in it .a number is '"
     with pytest.raises(ValueError, match=wanted):
         formats.read(folder)
 

@@ -157,6 +157,11 @@ tuples = st.lists(numbers, max_size=4).map(tuple)
 parameters = plain.filter(lambda value: type(value) is not int or abs(value) < 10**300) | tuples
 
 
+def said(config: type) -> list[str]:
+    """Return how a refusal begins that names a field."""
+    return [f"{field.name} is " for field in fields(config)]
+
+
 def drawn(config: type, **more: st.SearchStrategy) -> st.SearchStrategy[dict[str, Any]]:
     """Return arguments of a configuration: values of any type for some of its fields."""
     named = {field.name: parameters for field in fields(config)} | more
@@ -176,20 +181,20 @@ sensible = st.fixed_dictionaries({}, optional=SENSIBLE)
 @inputs(300)
 @given(given_=drawn(SAEConfig) | sensible | st.tuples(sensible, drawn(SAEConfig)).map(lambda two: two[0] | two[1]))
 def test_saes_of_any_parameters(given_):
-    fair(lambda: SAEConfig(**given_), *(field.name for field in fields(SAEConfig)))
+    fair(lambda: SAEConfig(**given_), *said(SAEConfig))
 
 
 @inputs(200)
 @given(given_=drawn(Objective, name=known | parameters))
 def test_objectives_of_any_parameters(given_):
-    fair(lambda: Objective(**given_), "objective", *(field.name for field in fields(Objective)))
+    fair(lambda: Objective(**given_), "objective is", *said(Objective))
 
 
 @inputs(300)
 @given(given_=drawn(TrainConfig, sae=st.just(SAEConfig(d_sae=16, k=2)), objective=st.just(Objective())))
 def test_recipes_of_any_parameters(given_):
     given_ = {"sae": SAEConfig(d_sae=16, k=2)} | given_
-    fair(lambda: TrainConfig(**given_), *(field.name for field in fields(TrainConfig)))
+    fair(lambda: TrainConfig(**given_), *said(TrainConfig))
 
 
 LATER = "the configurations are hashed into trained artifacts: mended with the next change to them"
@@ -199,10 +204,9 @@ LATER = "the configurations are hashed into trained artifacts: mended with the n
 @pytest.mark.parametrize("config", [TaskConfig, ModelConfig])
 def test_tasks_and_models_of_any_parameters(config):
     @inputs(200)
-    @given(given_=drawn(config, p=st.integers(-5, 10**4) | st.text(max_size=3)))
+    @given(given_=drawn(config, **({"p": st.integers(-5, 10**4)} if config is TaskConfig else {})))
     def check(given_):
-        words = [field.name for field in fields(config)]
-        fair(lambda: config(**{name: value for name, value in given_.items() if name in words}), *words)
+        fair(lambda: config(**given_), *said(config))
 
     check()
 
@@ -210,4 +214,4 @@ def test_tasks_and_models_of_any_parameters(config):
 @pytest.mark.xfail(strict=True, reason=LATER)
 @pytest.mark.parametrize("make", [lambda: SAEConfig(l1=10**400), lambda: TrainConfig("topk")])
 def test_what_the_other_configurations_do_not_refuse_yet(make):
-    fair(make, "l1", "sae")
+    fair(make, "l1 is", "sae is")

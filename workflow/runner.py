@@ -23,13 +23,13 @@ from filelock import FileLock
 def read_parameters(path: Path) -> dict[str, Any]:
     """Return the parameters of a YAML file; an empty file has none. ValueError: no YAML, or no names with values."""
     try:
-        given = yaml.safe_load(path.read_text())
+        given = yaml.safe_load(path.read_text("utf-8"))
     except Exception as error:  # a hand-written date, number or tag may raise anything
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read; wanted lines of `name: value` ({reason})") from None
     given = {} if given is None else given
     if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
-        raise ValueError(f"{path} holds {given!r}; wanted lines of `name: value`")
+        raise ValueError(f"{path} holds a {type(given).__name__}; wanted lines of `name: value`")
     return given
 
 

@@ -1,6 +1,7 @@
 """What every format needs: a declared layout, its check and its turn into ours, and refusals that name the thing."""
 
 import json
+import math
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -67,7 +68,8 @@ def json_object(path: Path) -> dict[str, Any]:
     try:
         size = path.stat().st_size
         require(size <= LARGEST, path.name, f"{size} bytes long", f"at most {LARGEST}")
-        content = json.loads(path.read_text("utf-8"), object_pairs_hook=_once, parse_constant=_finite)
+        text, number = path.read_text("utf-8"), {"parse_int": _whole, "parse_float": _finite, "parse_constant": _finite}
+        content = json.loads(text, object_pairs_hook=_once, **number)
     except (OSError, ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise ValueError(f"folder is {path.parent.name!r}; wanted a readable {path.name} in it ({reason})") from None
@@ -82,8 +84,14 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _finite(constant: str) -> float:
-    raise ValueError(f"a number is {constant}; wanted JSON's finite ones")
+def _finite(text: str) -> float:
+    require(math.isfinite(float(text)), "a number", text, "a finite one")
+    return float(text)
+
+
+def _whole(text: str) -> int:
+    require(len(text) < 20, "a number", f"one of {len(text)} digits", "fewer than 20")
+    return int(text)
 
 
 def count(cfg: Mapping[str, Any], name: str) -> int:
