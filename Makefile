@@ -132,7 +132,7 @@ env-evals: .venv-evals/ready  ## make the environment of SAEBench (.venv-evals),
 	.venv-evals/bin/python -m pip install -q -c constraints.txt torch==2.13.0 --no-deps -r requirements-evals.lock
 	touch $@
 
-env-cluster: .venv-cluster/ready  ## put Snakemake's plugins for SLURM and Kubernetes beside the environment (.venv-cluster)
+env-cluster: .venv-cluster/ready  ## put Snakemake's plugins for clusters beside the environment (.venv-cluster)
 	@echo "plugins: .venv-cluster; make paper EXECUTOR=slurm or EXECUTOR=kubernetes uses them"
 
 .venv-cluster/ready: requirements-cluster.lock constraints.txt $(ENV)

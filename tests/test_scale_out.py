@@ -113,5 +113,5 @@ def test_a_cluster_that_loses_a_worker_gives_the_serial_study_to_the_byte(tmp_pa
 
 def test_the_plugins_for_clusters_stand_beside_the_environment_and_shadow_nothing_of_it():
     main, cluster = (environment.pins(ROOT / f"requirements{name}.lock") for name in ("", "-cluster"))
-    assert {"snakemake-executor-plugin-slurm", "snakemake-executor-plugin-kubernetes"} <= cluster.keys()
+    assert {"snakemake-executor-plugin-slurm", "snakemake-executor-plugin-cluster-generic"} <= cluster.keys()
     assert not main.keys() & cluster.keys()
