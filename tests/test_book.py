@@ -312,6 +312,7 @@ CELLS = [
     ("code", 'plots.save(plots.curves(x), "22_lines")', ["hide-input"]),
     ("code", 'plots.save(plots.forest(x), "22_lost")\nx', []),
 ]
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 SVG = '<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" width="2" height="2"/>'
 
 
@@ -326,8 +327,7 @@ def notebook(project: Project) -> str:
             data = {"image/png": pixel} if "lines" in text else {"text/html": "<table><tr><td>kept</td></tr></table>"}
             cell["outputs"] = [{"output_type": "display_data", "metadata": {}, "data": data}]
         cells.append(cell | ({"outputs": [], "execution_count": 1} | cell if kind == "code" else {}))
-    kernel = {"name": "python3", "display_name": "Python 3"}
-    about = {"kernelspec": kernel, "language_info": {"name": "python", "pygments_lexer": "ipython3"}}
+    about = {"kernelspec": KERNEL, "language_info": {"name": "python", "pygments_lexer": "ipython3"}}
     content = {"cells": cells, "metadata": about, "nbformat": 4, "nbformat_minor": 5}
     (project.source / "executed").mkdir(exist_ok=True)
     (project.source / "figures").mkdir(exist_ok=True)

@@ -114,7 +114,8 @@ def of_text(env: BuildEnvironment) -> list[nodes.Node]:
         which = [link(env, EXECUTED + name, nodes.inline(text=name[:2])) for name in names]
         words = [node for each in which for node in (nodes.Text(", "), each)][1:]
         many = [nodes.Text(f"{len(names)} notebooks")]
-        lead = nodes.Text("Quotes the results of notebook " if len(names) <= LISTED else "Quotes the results of ")
+        kind = "" if len(names) > LISTED else "notebook " if len(names) == 1 else "notebooks "
+        lead = nodes.Text(f"Quotes the results of {kind}")
         lines.append(nodes.paragraph("", "", lead, *(words if len(names) <= LISTED else many), nodes.Text(f": {run}.")))
     if benches:
         lines.append(
