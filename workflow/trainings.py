@@ -60,7 +60,7 @@ def fitted(table: list[dict[str, Any]]) -> Law:
 
 def born(folders: list[Path]) -> list[float]:
     """Return when folders were made: an artifact's folder is made when its training starts. Linux only."""
-    told = subprocess.run(["stat", "-c", "%W", *folders], capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(["stat", "-c", "%.6W", *folders], capture_output=True, text=True, check=True).stdout
     return [float(line) for line in told.split()]
 
 
