@@ -326,7 +326,12 @@ def notebook(project: Project) -> str:
             data = {"image/png": pixel} if "lines" in text else {"text/html": "<table><tr><td>kept</td></tr></table>"}
             cell["outputs"] = [{"output_type": "display_data", "metadata": {}, "data": data}]
         cells.append(cell | ({"outputs": [], "execution_count": 1} | cell if kind == "code" else {}))
-    content = {"cells": cells, "metadata": {"kernelspec": KERNEL, "language_info": {"name": "python"}}, "nbformat": 4, "nbformat_minor": 5}
+    content = {
+        "cells": cells,
+        "metadata": {"kernelspec": KERNEL, "language_info": {"name": "python"}},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
     (project.source / "executed").mkdir(exist_ok=True)
     (project.source / "figures").mkdir(exist_ok=True)
     (project.source / "executed" / f"{STEM}.ipynb").write_text(json.dumps(content))
