@@ -17,7 +17,6 @@ from typing import Any
 import harness
 import papermill
 import yaml
-from filelock import FileLock
 
 
 def read_parameters(path: Path) -> dict[str, Any]:
@@ -77,17 +76,7 @@ def library(notebook: Path) -> list[str]:
 
 
 def run(notebook: Path, parameters: dict[str, Any], out: Path, build: Path) -> Path:
-    """Execute the notebook into out/executed by way of build/partial; keep a failing copy in build/failed.
-
-    One run of a notebook at a time: a cluster goes on with the jobs of a run that was killed.
-    """
-    (build / "partial").mkdir(parents=True, exist_ok=True)
-    with FileLock(build / "partial" / f".{notebook.stem}.lock"):
-        return execute(notebook, parameters, out, build)
-
-
-def execute(notebook: Path, parameters: dict[str, Any], out: Path, build: Path) -> Path:
-    """Do what `run` says."""
+    """Execute the notebook into out/executed by way of build/partial; keep a failing copy in build/failed."""
     folders = build / "partial", build / "failed", out / "executed"
     partial, failed, done = (folder / notebook.name for folder in folders)
     for path in (partial, failed, done):
