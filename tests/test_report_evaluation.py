@@ -36,7 +36,7 @@ def test_planted_features_come_out_as_matched_and_the_others_do_not(tmp_path, th
     for i, row in enumerate(found["matched"]):
         assert row["in_all"] == SHARED and row["in_some"] == 0 and row["in_none"] == (40, 56, 40)[i] - SHARED
     shared = score(found, "shared", threshold=0.7)
-    assert shared["matrix"][0][2] == SHARED / 40 and shared["matrix"][0][1] == SHARED / 56
+    assert shared["matrix"][0][1:] == pytest.approx([SHARED / 56, SHARED / 40], abs=1e-6)
     assert shared["N0"]["gap"]["low"] > 0.2
     table = found["features"]
     best = np.array(table["best_cosine"])
@@ -223,7 +223,7 @@ def test_the_null_of_rounded_sizes_is_that_of_the_sizes():
 
 def test_saes_needed_grow_as_the_width_shrinks_and_the_gap_falls():
     needed = [scores.half_width(0.05, 0.25, target) for target in (0.1, 0.02, 0.01)]
-    assert needed == sorted(needed) and needed[0] == 3 and needed[-1] > needed[1] > 3
+    assert 3 <= needed[0] < needed[1] < needed[2]
     variance = 0.05**2 * (4 * 0.25 / needed[1] + 2 * 0.5 / (needed[1] * (needed[1] - 1)))
     assert student.ppf(0.975, needed[1] - 1) * variance**0.5 <= 0.02
 

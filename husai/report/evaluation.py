@@ -103,7 +103,7 @@ def _measured(
         "matched": features.summary(matches, sides),
         "features": table,
         "replication": about,
-        "seeds_needed": scores.seeds_needed([row for row in entries if "value" in row["estimate"]], RHO),
+        "seeds_needed": scores.seeds_needed([row for row in entries if "reason" not in row["estimate"]], RHO),
         "effective_rank": {"activations": rank, "decoders": [span.ranks for span in spans]},
         "recommendation": NEEDS_ACTIVATIONS if sample is None else {"value": None, "reason": "was not asked for"},
         "quality": NEEDS_ACTIVATIONS if active is None else [{"sae": i, **one.quality} for i, one in enumerate(active)],

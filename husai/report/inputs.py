@@ -130,7 +130,8 @@ def _declared(path: Path) -> Declared:
 
 def _husai(path: Path, cfg: dict[str, Any]) -> Declared:
     require(not cfg.get("transcoder"), "transcoder of cfg.json", True, "an autoencoder")
-    require(isinstance(cfg["seeds"], list) and cfg["seeds"], "seeds of cfg.json", cfg["seeds"], "a list of seeds")
+    listed = isinstance(cfg["seeds"], list) and all(type(seed) is int for seed in cfg["seeds"]) and cfg["seeds"] != []
+    require(listed, "seeds of cfg.json", cfg["seeds"], "a list of integers")
     weights = path / "sae_weights.safetensors"
     stack = _Stored(weights, "W_dec")
     shape = stack.shape
@@ -155,7 +156,8 @@ def _sae_lens(path: Path, cfg: dict[str, Any]) -> Declared:
     stored, seed = _Stored(weights, "W_dec"), formats.metadata(path).get("seed")
     stored.expect([count(cfg, "d_sae"), count(cfg, "d_in")])
     return Declared(
-        "sae_lens", SAE_LENS[name].architecture, *stored.shape, cfg["k"] if isinstance(cfg.get("k"), int) else None,
+        "sae_lens", SAE_LENS[name].architecture, stored.shape[0], stored.shape[1],
+        cfg["k"] if isinstance(cfg.get("k"), int) else None,
         [seed if isinstance(seed, int) else None], weights,
         lambda _: lambda start, stop: stored.slice[start:stop].to(DTYPES[dtype]),
     )  # fmt: skip

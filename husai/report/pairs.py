@@ -127,8 +127,8 @@ def _once(rows: Tensor, columns: Tensor, cosines: Tensor) -> tuple[Tensor, Tenso
     _, first = np.unique(rows.numpy()[order], return_index=True)
     order = order[first]
     _, first = np.unique(columns.numpy()[order], return_index=True)
-    order = torch.from_numpy(order[np.sort(first)])
-    return rows[order], columns[order], cosines[order]
+    kept = torch.from_numpy(order[np.sort(first)])
+    return rows[kept], columns[kept], cosines[kept]
 
 
 def sparse_assignment(
@@ -147,7 +147,6 @@ def sparse_assignment(
     """
     rows, columns, cosines = (x.numpy() for x in edges)
     n_a, n_b = map(len, own)
-    free = [np.ones(n, dtype=bool) for n in (n_a, n_b)]
     taken_a, taken_b = bytearray(n_a), bytearray(n_b)
     order = np.argsort(-cosines, kind="stable")
     for i, j in zip(rows[order].tolist(), columns[order].tolist(), strict=True):

@@ -64,15 +64,15 @@ def declared_sae(declared: Mapping[str, Any]) -> SAEBatch:
     biases = {"b_enc": torch.zeros(len(rows)), "b_dec": torch.zeros(rows.shape[1])}
     biases |= {key: torch.tensor(declared[key]) for key in biases.keys() & declared.keys()}
     config = SAEConfig("relu", d_sae=len(rows), k=len(rows))
-    weights = {"W_enc": encoder, "W_dec": rows, **biases}
-    return SAEBatch(config, (0,), **{key: tensor[None] for key, tensor in weights.items()})
+    b_enc, b_dec = biases["b_enc"][None], biases["b_dec"][None]
+    return SAEBatch(config, (0,), encoder[None], b_enc, rows[None], b_dec)
 
 
 def differences(report: Mapping[str, Any], expected: list[Case]) -> list[str]:
     """Return, in words, which of the known answers a report does not give."""
     found = []
     for answer in expected:
-        place = report
+        place: Any = report
         if "score" in answer:
             place = _row(report, answer)
         for step in answer["at"].split("/"):

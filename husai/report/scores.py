@@ -84,8 +84,8 @@ class Chance:
         """Return `values` of a drawn pair of these sizes; of N0 the closed form of `mean_max_cosine`."""
         sizes = tuple(sorted(map(_rounded, (n_a, n_b))))
         if sizes not in self._found:
-            sides = [Tiles(Drawn(n, self._d_model, NULL_SEED + i, self._root)) for i, n in enumerate(sizes)]
-            self._found[sizes] = values(pairs.compare(*sides)["all"])
+            a, b = (Tiles(Drawn(n, self._d_model, NULL_SEED + i, self._root)) for i, n in enumerate(sizes))
+            self._found[sizes] = values(pairs.compare(a, b)["all"])
         found, drawn, true = dict(self._found[sizes]), sizes[0] / sizes[1], min(n_a, n_b) / max(n_a, n_b)
         for key in found:
             if key[0] in ("hungarian_mcc", "shared"):  # both count rows left over as 0
@@ -136,10 +136,10 @@ def entries(
     for name, threshold in keys:
         key = (name, threshold)
         row = {"name": name, "latents": latents, "threshold": threshold, **_scored(score[key])}
-        for null in ("N0", "N2"):
-            closed = null == "N0" and name in ("mean_max_cosine", WEIGHTED[0][0])
-            known = null in nulls
-            row[null] = against(score[key], nulls[null][key], closed) if known else NEEDS_ACTIVATIONS
+        closed = name in ("mean_max_cosine", WEIGHTED[0][0])
+        for which in ("N0", "N2"):
+            known, by_formula = which in nulls, closed and which == "N0"
+            row[which] = against(score[key], nulls[which][key], by_formula) if known else NEEDS_ACTIVATIONS
         rows.append(row)
     return rows
 
@@ -168,10 +168,11 @@ def _scored(matrix: np.ndarray) -> Entry:
 
 def against(score: np.ndarray, null: np.ndarray, closed: bool) -> Entry:
     """Return a null's value, the gap of the score to it and the score corrected for it, kappa."""
-    off = ~np.eye(len(score), dtype=bool)
-    kappa = np.eye(len(score))
-    kappa[off] = (score[off] - null[off]) / (1 - null[off])
-    parts = {"value": estimate(null), "gap": estimate(score - null), "kappa": estimate(kappa), "matrix": listed(null)}
+    room = 1 - null + np.eye(len(null))  # 1 on the diagonal, which is not looked at
+    kappa: Entry = {"value": None, "reason": "this null is 1 for some pair: nothing can be above it"}
+    if (room > 1e-9).all():
+        kappa = estimate((score - null) / room)
+    parts = {"value": estimate(null), "gap": estimate(score - null), "kappa": kappa, "matrix": listed(null)}
     return {**parts, "how": "closed form" if closed else "drawn"}
 
 
@@ -233,4 +234,5 @@ def _seeds(row: Entry, purpose: str, wanted: float | None, rho: float) -> int | 
         return half_width(spread, rho, wanted)
     if wanted < spread / 10:
         return {"value": None, "reason": "the score is hardly above this null: more than 1,000 SAEs"}
-    return stats.seeds_needed(spread, rho, wanted)
+    # from 5 times the spread on 3 SAEs have a power of 0.95, and far beyond the power cannot be computed
+    return 3 if wanted > 5 * spread else stats.seeds_needed(spread, rho, wanted)
