@@ -58,9 +58,7 @@ def test_the_page_is_quiet_asks_for_nothing_and_fits_a_phone(opened: Any, place:
     assert opened.context.troubles == []
     assert [url for url in opened.context.requested if not url.startswith("data:")] == [place.as_uri()]
     assert opened.evaluate("document.documentElement.scrollWidth") <= 390
-    widths = opened.evaluate(
-        "[...document.querySelectorAll('figure svg')].map(one => one.getBoundingClientRect().width)"
-    )
+    widths = opened.evaluate("[...document.querySelectorAll('.plot')].map(one => one.getBoundingClientRect().width)")
     assert len(widths) == 7 and all(200 < width <= 390 for width in widths)
 
 

@@ -80,7 +80,7 @@ def test_a_page_asks_for_nothing(full):
     elements = read(full).found
     assert [tag for tag, at in elements if "src" in at or tag in ("iframe", "img", "object", "embed")] == []
     links = {at["href"] for tag, at in elements if "href" in at and tag != "use"}
-    outside = {link for link in links if not link.startswith(("#", "data:,"))}
+    outside = {link for link in links if not link.startswith(("#", "data:"))}
     assert outside == {"features.csv", "features.parquet", "stability-v1.json"}
     assert [url for url in re.findall(r"url\(([^)]*)\)", full) if not url.startswith("#")] == []
     assert any(at.get("http-equiv") == "Content-Security-Policy" for _, at in elements)
@@ -146,8 +146,8 @@ def test_two_saes_settle_nothing():
     report = planted(2)
     for one in words.answers(report)[:2]:
         assert one.answer.startswith("Not settled") and "fewer than 3 SAEs" in one.answer
-    assert "6 SAEs, 4 more than these" in words.answers(report)[3].answer
-    assert "more than these" not in words.answers(planted(5))[3].answer.split(".")[-2]
+    assert "6 SAEs, 4 more than you have" in words.answers(report)[3].answer
+    assert "3 SAEs, and you have 5" in words.answers(planted(5))[3].answer
 
 
 def test_the_answer_is_of_alive_latents_where_they_are_known():

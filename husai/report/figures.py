@@ -135,7 +135,7 @@ def thresholds(report: Mapping[str, Any]) -> Figure | None:
     return plots.interval_panels(panels, "share of latents", ylim=(-0.03, 1.03)) if panels else None
 
 
-def lines(rows: list[Mapping[str, Any]], key: str) -> dict[str, tuple[list[float], list[Estimate]]]:
+def lines(rows: list[Mapping[str, Any]], key: str) -> dict[str, tuple[list[Any], list[Estimate]]]:
     """Return {line: (x, estimates)} of the SAEs and of each null that all rows have."""
     x = [row[key] for row in rows]
     found = {"SAEs": (x, [estimate(row["estimate"]) for row in rows])}
@@ -170,5 +170,6 @@ def calibration(report: Mapping[str, Any]) -> Figure | None:
     found = report["recommendation"]
     if missing(found) or len(found["curve"]) < 2 or "description_length" not in found["curve"][0]:
         return None
-    bits = ([row["k"] for row in found["curve"]], [row["description_length"] for row in found["curve"]])
-    return plots.curves({"description length": bits}, "active latents k", "bits an input", xscale="log")
+    bits = [row["k"] for row in found["curve"]], [row["description_length"] for row in found["curve"]]
+    panels = {"": ("active latents k", "bits an input", {"description length": bits})}
+    return plots.curve_panels(panels, columns=1, marks={"": found["k"]}, xscale="log")

@@ -1,7 +1,7 @@
 """The stability report as one HTML file that asks for nothing: answers first, then everything that they rest on."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,8 @@ def render(report: Mapping[str, Any], title: str = "Do these SAEs have the same 
         css=Markup((HERE / "page.css").read_text()),
         script=Markup((HERE / "page.js").read_text()),
         answers=words.answers(report),
-        methods="; ".join(sorted(methods(report))) or "none here",
+        intervals="; ".join(methods(report, True)),
+        none="; ".join(methods(report, False)),
         figures=figures(report),
         columns=[column | {"help": descriptions[column["key"]]} for column in columns],
         first=list(zip(*(part[:rows] for part in parts), strict=True)),
@@ -75,7 +76,7 @@ def template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals |= {"missing": missing, "say": say, "bounded": words.bounded}
+    environment.globals |= {"missing": missing, "say": say}
     return environment.get_template("page.html")
 
 
@@ -93,6 +94,7 @@ def rows_of(report: Mapping[str, Any]) -> dict[str, list[tuple[Any, ...]]]:
         "seeds": [
             (label(row["score"], row["latents"], row["threshold"]), words.purpose(row), words.needed(row, have))
             for row in report["seeds_needed"]
+            if row["latents"] == words.pick(report["scores"])["latents"]  # as the answer; the JSON has all
         ],
         "settings": [(key.replace("_", " "), setting(value)) for key, value in sorted(report["settings"].items())],
     }
@@ -103,21 +105,11 @@ def setting(value: Any) -> str:
     return ", ".join(map(format_value, value)) if isinstance(value, list) else say(value)
 
 
-def methods(entry: Any) -> set[str]:
-    """Return how the intervals of a report were made."""
-    return {method for method in _methods(entry) if method}
-
-
-def _methods(entry: Any) -> Iterator[str]:
-    if isinstance(entry, Mapping):
-        if {"low", "high", "method"} <= entry.keys() and words.bounded(entry):
-            yield entry["method"]
-        for key, value in entry.items():
-            if key != "features":
-                yield from _methods(value)
-    elif isinstance(entry, list) and entry and isinstance(entry[0], Mapping):
-        for value in entry:
-            yield from _methods(value)
+def methods(report: Mapping[str, Any], bounded: bool) -> list[str]:
+    """Return how the intervals of a report's scores were made, or why there is none."""
+    entries = [row[key] for row in report["scores"] for key in ("estimate", "N0", "N2") if not missing(row[key])]
+    entries = [entry.get("gap", entry) for entry in entries]
+    return sorted({entry["method"] for entry in entries if words.bounded(entry) == bounded})
 
 
 @cache

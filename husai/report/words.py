@@ -38,7 +38,8 @@ def say(entry: Any) -> str:
     if missing(entry):
         return f"not available: {entry['reason']}"
     if isinstance(entry, Mapping) and {"value", "low", "high"} <= entry.keys():
-        return str(estimate(entry)) if bounded(entry) else format_value(float(entry["value"]))
+        spread = bounded(entry) and entry["low"] < entry["high"]  # a closed form, for one, has none
+        return str(estimate(entry)) if spread else format_value(float(entry["value"]))
     return "none" if entry is None else format_value(entry)
 
 
@@ -113,8 +114,8 @@ def needed(row: Mapping[str, Any], have: int) -> str:
     """Return how many SAEs are needed, and how many more than there are."""
     if missing(row["seeds"]):
         return say(row["seeds"])
-    more = max(0, row["seeds"] - have)
-    return f"{say(row['seeds'])} SAEs, {f'{say(more)} more than these' if more else 'which these are'}"
+    more = row["seeds"] - have
+    return f"{say(row['seeds'])} SAEs, {f'{say(more)} more than you have' if more > 0 else 'and you have ' + say(have)}"
 
 
 def answers(report: Mapping[str, Any]) -> list[Answer]:
