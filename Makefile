@@ -105,8 +105,8 @@ test: $(ENV)  ## unit tests, every notebook at its smallest scale, that book, an
 	$(MAKE) --no-print-directory smoke PY=$(PY)
 	HUSAI_SITE=$(CURDIR)/_build/smoke/_build/html $(PY) -m pytest tests/test_browser.py
 
-faults: export HUSAI_FAULTS = all
-faults: $(ENV)  ## break small runs, and three of all notebooks, in every way that can be thought of (two hours)
+faults: export HUSAI_FAULTS = $(or $(FAULTS),all)
+faults: $(ENV)  ## break small runs, then three of all notebooks, in many ways (FAULTS=trials: the small ones only)
 	$(PY) -m pytest -n 2 tests/faults
 
 .venv-interop/ready: requirements-interop.lock constraints.txt
