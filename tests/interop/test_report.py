@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 report = pytest.importorskip("husai.report")
 
-D, ATOMS, K, STEPS, BATCH = 24, 16, 3, 1500, 256
+D, ATOMS, K, STEPS, BATCH, LR = 24, 16, 3, 800, 256, 3e-3
 CORE = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(0)))[0][:ATOMS]  # orthonormal
 
 
@@ -28,7 +28,7 @@ def data(seed, batches=None):
 def by_sae_lens(folder, seed):
     torch.manual_seed(seed)
     sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=D, d_sae=ATOMS, k=K, device="cpu"))
-    cfg = SAETrainerConfig(total_training_samples=STEPS * BATCH, train_batch_size_samples=BATCH, lr=3e-3)
+    cfg = SAETrainerConfig(total_training_samples=STEPS * BATCH, train_batch_size_samples=BATCH, lr=LR, lr_end=LR)
     SAETrainer(cfg, sae, data(seed)).fit().save_inference_model(folder)
     return folder
 
@@ -36,7 +36,7 @@ def by_sae_lens(folder, seed):
 def by_dictionary_learning(folder, seed):
     cfg = {
         "trainer": TopKTrainer, "dict_class": AutoEncoderTopK, "activation_dim": D, "dict_size": ATOMS, "k": K,
-        "steps": STEPS, "seed": seed, "device": "cpu", "layer": 0, "lm_name": "none", "lr": 3e-3, "warmup_steps": 10,
+        "steps": STEPS, "seed": seed, "device": "cpu", "layer": 0, "lm_name": "none", "lr": LR, "warmup_steps": 10,
     }  # fmt: skip
     trainSAE(data(seed + 10, STEPS), [cfg], STEPS, save_dir=str(folder), device="cpu")
     return folder / "trainer_0"
