@@ -234,6 +234,8 @@ def seeds_needed(pair_sd: float, rho: float, effect: float, power: float = 0.8, 
         variance = pair_sd**2 * (4 * rho / n + 2 * (1 - 2 * rho) / (n * (n - 1)))
         df = 2 * (n - 1)
         critical, shift = distributions.t.ppf(1 - alpha / 2, df), abs(effect) / math.sqrt(2 * variance)
+        if shift > critical + 30:  # where scipy's noncentral t gives nan
+            return 1.0
         return float(distributions.nct.sf(critical, df, shift) + distributions.nct.cdf(-critical, df, shift))
 
     high = 3

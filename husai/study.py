@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +209,7 @@ def run(
     configs = [resolved(acts[0], item[1], seeds) for acts, item in zip(data, conditions.values(), strict=True)]
     references = [item[2] if len(item) == 3 else None for item in conditions.values()]
     keeps = [sorted({0, c.steps // 2, c.steps, *at, *(log_grid(c.steps) if trajectory else ())}) for c in configs]
-    trained = apply(_folder, data, configs, references, repeat(tuple(seeds)), keeps)
+    trained = apply(_folder, data, configs, references, [tuple(seeds)] * len(data), keeps)
     folders = list(progress.watched(trained, [c.steps * len(seeds) for c in configs], "SAE-step"))
     studies = zip(conditions, data, configs, folders, strict=True)
     return {name: Study(acts[0], config, tuple(seeds), folder) for name, acts, config, folder in studies}

@@ -252,3 +252,7 @@ def test_what_is_detectable_is_found_that_often() -> None:
     assert stats.detectable(Estimate(0.0, -half, half, n), power=0.9) > effect > half
     with pytest.raises(ValueError, match="0 < alpha < power < 1"):
         stats.detectable(Estimate(0.0, -half, half, n), power=0.01)
+
+
+def test_an_effect_far_above_the_spread_needs_the_fewest_seeds_that_can_be_compared() -> None:
+    assert [stats.seeds_needed(1e-4, 0.25, effect) for effect in (0.01, 0.1, 1.0)] == [3, 3, 3]
