@@ -43,6 +43,14 @@ def criteria(stem):
     return json.dumps(rules)
 
 
+def foundations(stem):
+    """The files that a notebook stands on, but for results of others. By their contents, kept as a parameter, a run
+    knows of a change that their dates hide: a clock may have jumped. (One that asks for `input` would not be kept.)"""
+    source = Path(f"notebooks/{stem}.ipynb")
+    declared = [*Path("book").glob("quality.toml"), *DECLARED.get(stem[:2], [])]
+    return [source, f"notebooks/{PROFILE}/{stem}.yml", *runner.library(source), *declared]
+
+
 def product(kind, stems=STEMS):
     return [f"{OUT}/{kind}".replace("*", stem) for stem in stems]
 
@@ -78,7 +86,7 @@ rule notebook:
         OUT + "/results/{stem}.provenance.json",
     params:
         criteria=lambda w: criteria(w.stem),
-        contents=lambda w, input: runner.contents([f for f in input if not f.startswith(f"{OUT}/results/")]),
+        contents=lambda w: runner.contents(foundations(w.stem)),
     log:
         BUILD + "/logs/{stem}.log",
     threads: 2

@@ -1,5 +1,6 @@
 """What is damaged on disk is noticed and made anew; what two runs want at once is made once."""
 
+import json
 import random
 import shutil
 import time
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import miniature
 import pytest
+
+from husai.artifacts import verify
 
 
 def truncated(path: Path) -> None:
@@ -19,15 +22,13 @@ def flipped(path: Path) -> None:
     path.write_bytes(content)
 
 
-def artifacts(root: Path) -> dict[str, dict[str, bytes]]:
-    """Return the bytes of every file of every sound artifact."""
+def artifacts(root: Path) -> dict[str, dict[str, str]]:
+    """Return the digest of every file of every sound artifact; the manifest has them, and the seconds of its making."""
     folders = [p for p in (root / "artifacts").glob("*/*") if p.is_dir() and not p.suffix]
-    return {
-        f.relative_to(root).as_posix(): {
-            p.relative_to(f).as_posix(): p.read_bytes() for p in sorted(f.rglob("*")) if p.is_file()
-        }
-        for f in folders
-    }
+    for folder in folders:
+        verify(folder)
+    manifests = {f.relative_to(root).as_posix(): json.loads((f / "manifest.json").read_text()) for f in folders}
+    return {name: manifest["files"] for name, manifest in manifests.items()}
 
 
 def forget(root: Path) -> None:
