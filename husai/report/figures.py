@@ -172,4 +172,4 @@ def calibration(report: Mapping[str, Any]) -> Figure | None:
         return None
     bits = [row["k"] for row in found["curve"]], [row["description_length"] for row in found["curve"]]
     panels = {"": ("active latents k", "bits an input", {"description length": bits})}
-    return plots.curve_panels(panels, columns=1, marks={"": found["k"]}, xscale="log")
+    return plots.curve_panels(panels, columns=1, marks={"": float(found["k"])}, xscale="log")
