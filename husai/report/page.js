@@ -5,8 +5,8 @@
 document.addEventListener("DOMContentLoaded", () => {
   const source = document.getElementById("feature-data");
   if (!source) return;
-  const PAGE = 200;
-  const { columns, size, page = PAGE } = JSON.parse(source.textContent);
+  document.getElementById("unscripted").remove();
+  const { columns, size, page } = JSON.parse(source.textContent);
   const table = document.querySelector("table.features");
   const heads = [...table.tHead.rows[0].cells];
   const number = (text) => Number(text.replace("−", "-").replaceAll(",", ""));
