@@ -19,7 +19,9 @@ export MALLOC_MMAP_THRESHOLD_ := 4294967296
 export MALLOC_TRIM_THRESHOLD_ := 8589934592
 
 SMOKE     := _build/smoke/book
-SNAKEMAKE  = $(PY) -m snakemake --cores all --keep-going --rerun-incomplete --nolock --logger husai \
+# A notebook keeps little more than one of its two threads busy: as many notebooks at once as there are cores.
+CORES      = $(shell $(PY) -c 'import os; print(2 * len(os.sched_getaffinity(0)))')
+SNAKEMAKE  = $(PY) -m snakemake --cores $(CORES) --keep-going --rerun-incomplete --nolock --logger husai \
              --rerun-triggers mtime input params
 # NAME=VALUE pairs of the command line that are not our own switches
 GIVEN      = $(strip $(foreach v,$(filter-out NB PY PYTHON,$(.VARIABLES)),\

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
@@ -69,7 +70,8 @@ def stored(
 
     The address hashes the configuration, the source of the modules that compute it, its inputs' hashes, the thread
     count and the versions of torch and numba. `build(folder)` works in `<hash>.partial`, which survives a kill so that
-    a builder may resume; it is renamed when complete. A file lock keeps two processes from building the same thing.
+    a builder may resume; it is renamed when complete, with the seconds that the last attempt took. A file lock keeps
+    two processes from building the same thing.
     Raises ValueError when a stored file is missing, truncated or altered, and when the artifact itself is while
     $HUSAI_STORE is "read-only", as in an audit.
     """
@@ -89,8 +91,10 @@ def stored(
             closed = os.environ.get("HUSAI_STORE") == "read-only"
             require(not closed, "artifact", f"{kind}/{address}", "a stored one: read-only, nothing is made")
             partial.mkdir(exist_ok=True)
+            started = time.perf_counter()
             build(partial)
-            write_json(partial / "manifest.json", {"kind": kind, **key, "files": _digests(partial)})
+            made = {"files": _digests(partial), "seconds": round(time.perf_counter() - started, 1)}
+            write_json(partial / "manifest.json", {"kind": kind, **key, **made})
             os.replace(partial, folder)
         _opened[f"{kind}/{address}"] = verify(folder)
     return folder

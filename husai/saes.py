@@ -125,8 +125,17 @@ class SAEBatch:
 
         A transcoder is judged on `targets` and their mean; `route` on its routed inputs and their own mean here.
         """
+        return self.measured(x, mean, targets)[0]
+
+    def measured(
+        self,
+        x: Float[Tensor, "n *layers d_in"],
+        mean: Float[Tensor, "*layers d_model"],
+        targets: Float[Tensor, "n d_model"] | None = None,
+    ) -> tuple[list[dict[str, float]], Float[Tensor, "seeds d_sae"]]:
+        """Return `quality` and `firing` of one reading of x."""
         require((targets is not None) == self.config.transcoder, "targets", targets, "given for transcoders only")
-        rows = []
+        rows, rates = [], []
         for index in range(len(self)):
             sae, wanted, centre = self[index], x if targets is None else targets, mean
             if self.config.architecture == "route":
@@ -135,7 +144,8 @@ class SAEBatch:
             x_hat, firing = sae._applied(x)
             fvu, alive = metrics.fvu(wanted, x_hat, centre), metrics.alive_fraction(firing)
             rows.append({"fvu": fvu, "l0": metrics.l0(firing), "alive": alive})
-        return rows
+            rates.append(firing)
+        return rows, torch.stack(rates)
 
     def firing(self, x: Float[Tensor, "n *layers d_in"]) -> Float[Tensor, "seeds d_sae"]:
         """Return each latent's firing rate on x."""

@@ -84,9 +84,14 @@ class Study:
         return self.at(self.last)
 
     @cached_property
+    def _held_out(self) -> tuple[list[dict[str, float]], Tensor]:
+        """Quality and firing rates on held-out activations, which are encoded once."""
+        return self.saes.measured(self.activations.held_out, self.activations.mean)
+
+    @cached_property
     def firing(self) -> Tensor:
         """Firing rate of every latent on held-out activations [seeds, d_sae]."""
-        return self.saes.firing(self.activations.held_out)
+        return self._held_out[1]
 
     @property
     def alive(self) -> Bool[Tensor, "seeds d_sae"]:
@@ -96,7 +101,7 @@ class Study:
     @cached_property
     def by_seed(self) -> dict[str, list[float]]:
         """FVU, L0 and alive share of every seed, on held-out activations."""
-        rows = self.saes.quality(self.activations.held_out, self.activations.mean)
+        rows = self._held_out[0]
         return {key: [row[key] for row in rows] for key in rows[0]}
 
     @cached_property
