@@ -101,7 +101,7 @@ smoke: $(ENV)  ## run every notebook at its smallest scale and build that book
 	$(MAKE) --no-print-directory book PROFILE=smoke PY=$(PY)
 
 test: $(ENV)  ## unit tests, every notebook at its smallest scale, that book, and a browser on it
-	$(PY) -m pytest -n 2 --dist loadfile --ignore=tests/test_browser.py
+	$(PY) -m pytest -n 2 --dist loadfile --durations=30 --ignore=tests/test_browser.py
 	$(MAKE) --no-print-directory smoke PY=$(PY)
 	HUSAI_SITE=$(CURDIR)/_build/smoke/_build/html $(PY) -m pytest tests/test_browser.py
 
