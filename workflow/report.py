@@ -9,7 +9,7 @@ import shlex
 import sys
 from pathlib import Path
 
-USAGE = 'report: SAES names no folder; wanted two or more, as in make report SAES="dir1 dir2 dir3" ACTS=acts.safetensors'
+USAGE = "report: SAES names no folder; two or more are wanted: make report SAES='dir1 dir2 dir3' ACTS=acts.safetensors"
 
 
 def main() -> int:
