@@ -42,7 +42,7 @@ def date_back(folders):
             os.utime(path, (now, now))
 
 
-date_back([Path(name) for name in ("notebooks", "husai", "book", OUT, f"{SITE}/_build/html")])
+date_back([Path(name) for name in (".", "notebooks", "husai", "book", OUT, f"{SITE}/_build/html")])
 
 
 def criteria(stem):
