@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,6 +50,12 @@ class Activations(NamedTuple):
         mean = shards.moments(self.fit).mean
         return mean.to(self.values) if isinstance(self.values, Tensor) else mean.to(self.values.dtype)
 
+    @property
+    def root(self) -> Float[Tensor, "d_model d_model"]:
+        """Sigma^(1/2) of the training rows (`nulls.covariance_root`), computed once; ValueError for shards."""
+        shards.in_memory(self.values)
+        return _root(self)
+
     def whole(self) -> "Activations":
         """Return the same activations with nothing held out, as the sources trained."""
         return self._replace(training=torch.ones_like(self.training))
@@ -77,9 +83,12 @@ class Activations(NamedTuple):
         return self._replace(values=values, name=f"{self.name}, shuffled")
 
 
-def split(
-    values: Float[Tensor, "n d_model"] | Shards, seed: int, name: str = "", held_out: float = 0.2
-) -> Activations:
+@lru_cache(maxsize=4)
+def _root(acts: Activations) -> Tensor:
+    return nulls.covariance_root(shards.in_memory(acts.fit))
+
+
+def split(values: Float[Tensor, "n d_model"] | Shards, seed: int, name: str = "", held_out: float = 0.2) -> Activations:
     """Return activations with a random share of the inputs held out, at most `HELD_OUT` of them.
 
     ValueError: NaN or infinity (shards were checked when they were written).

@@ -197,7 +197,7 @@ def drawn(study: Study, null: str, latents: str = "alive") -> list[Tensor]:
     require(len(acts.values.shape) == 2, "null", null, "a trained null: drawn dictionaries are for one layer")
     draws: dict[str, Callable[[], Callable[[int, int], Tensor]]] = {
         "N0": lambda: lambda n, seed: nulls.isotropic(n, acts.values.shape[-1], seed),
-        "N2": lambda: partial(nulls.coloured, nulls.covariance_root(in_memory(acts.fit))),
+        "N2": lambda: partial(nulls.coloured, acts.root),
         "N3": lambda: partial(nulls.data_atoms, in_memory(acts.fit)),
     }
     require(null in draws, "null", null, f"one of {sorted(draws)}, or the studies of a trained null")

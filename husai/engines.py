@@ -11,7 +11,7 @@ import numpy as np
 import scipy.linalg.cython_blas  # noqa: F401  (loads the BLAS that the fused step calls, so that its threads can be limited)
 import torch
 from jaxtyping import Float, Int
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from husai import kernels, objectives
@@ -129,6 +129,7 @@ class _Fused:
         c, sae = config, config.sae
         weights = [t.numpy() for t in (state.encoder, state.decoder, state.bias, state.centre)]
         moments = [np.zeros_like(weight) for weight in weights for _ in range(2)]
+        self.blas = ThreadpoolController().select(user_api="blas")  # found once: looking takes milliseconds
         self.seeds = [
             (tuple(w[s] for w in weights), tuple(m[s] for m in moments), state.silent[s].numpy())
             for s in range(len(state.bias))
@@ -177,7 +178,7 @@ class _Fused:
                     heapq.heappush(behind, (part.stop, seed))
 
         workers = min(torch.get_num_threads(), len(self.seeds))
-        with ALONE, threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+        with ALONE, self.blas.limit(limits=1), ThreadPoolExecutor(workers) as pool:
             list(pool.map(advance, range(workers)))
         bad = np.flatnonzero(~np.isfinite(losses).all((0, 2)))
         return losses[:, : bad[0] + 1] if len(bad) else losses

@@ -67,6 +67,10 @@ class Outcome(Study):
         return sorted(self.made)
 
 
+Members = dict[tuple[TrainConfig, int], Study]
+"""Studies by configuration and place in the groups."""
+
+
 class Latents(NamedTuple):
     """The rows of a dictionary, of which there may be none."""
 
@@ -134,20 +138,21 @@ def grouped(ways: Mapping[str, Method], acts: Activations, seeds: Sequence[Seque
     require(len(sizes) == 1, "seeds", sorted(sizes), "groups of one size, the number of SAEs of every method")
     totals = {name: way.steps for name, way in ways.items()}
     require(len(set(totals.values())) == 1, "ways", totals, "one number of steps for all")
-    return {name: _made(name, way, acts, seeds) for name, way in ways.items()}
+    members: Members = {}
+    return {name: _made(name, way, acts, seeds, members) for name, way in ways.items()}
 
 
-def _made(name: str, way: Method, acts: Activations, seeds: Sequence[Sequence[int]]) -> Study:
+def _made(name: str, way: Method, acts: Activations, seeds: Sequence[Sequence[int]], members: Members) -> Study:
     if way.how == "alone":
         return study.run({name: (acts, way.config)}, [group[0] for group in seeds])[name]
     x = in_memory(acts.fit)
     if way.how == "residuals":
         starts = [filled(_none(x), way.config, x.mean(0), x, group[0]) for group in seeds]
         return _retrained(way.config, Objective("consensus"), acts, starts, [group[0] for group in seeds])
-    parts = _members(way, acts, seeds)
+    parts = _members(way, acts, seeds, members)
     if way.how == "best":
         return best_of(parts)
-    agreed = _agreed(way, parts, x)
+    agreed = _agreed(way, parts)
     starts = []
     for index, (latents, group) in enumerate(zip(agreed, seeds, strict=True)):
         centre = torch.stack([part.saes.b_dec[index] for part in parts]).mean(0)
@@ -165,20 +170,30 @@ def shared(way: Method, acts: Activations, seeds: Sequence[Sequence[int]]) -> li
 
     It holds half as many as there are latents, or as few as the group with the fewest has: centroids alone.
     """
-    return _agreed(way, _members(way, acts, seeds), in_memory(acts.fit))
+    return _agreed(way, _members(way, acts, seeds, {}))
 
 
-def _agreed(way: Method, parts: Sequence[Study], x: Float[Tensor, "n d_model"]) -> list[Latents]:
-    tau = thresholds(x, way.config.sae.d_sae)
-    batches = [saes.stack([part.saes[index] for part in parts]) for index in range(len(parts[0].seeds))]
-    return [centroids(batch, x, *tau) for batch in batches]
+def _agreed(way: Method, parts: Sequence[Study]) -> list[Latents]:
+    root = parts[0].activations.root
+    tau = thresholds(root, way.config.sae.d_sae)
+    places = range(len(parts[0].seeds))
+    batches = [saes.stack([part.saes[index] for part in parts]) for index in places]
+    rates = [torch.stack([part.fitted[1][index] for part in parts]) for index in places]
+    return [centroids(batch, rate, root, *tau) for batch, rate in zip(batches, rates, strict=True)]
 
 
-def _members(way: Method, acts: Activations, seeds: Sequence[Sequence[int]]) -> list[Study]:
-    """Return one study a place in the groups: SAE i of study j is seed j of group i; the last is left to retrain."""
+def _members(way: Method, acts: Activations, seeds: Sequence[Sequence[int]], known: Members) -> list[Study]:
+    """Return one study a place in the groups: SAE i of study j is seed j of group i; the last is left to retrain.
+
+    Methods with equal SAEs share their studies, `known`, and what these have measured.
+    """
     used = range(way.members - (way.how == "consensus"))
     if way.config.objective.name != "contrastive":
-        return [study.run({0: (acts, way.config)}, [group[place] for group in seeds])[0] for place in used]
+        for place in used:
+            if (way.config, place) not in known:
+                chosen = [group[place] for group in seeds]
+                known[way.config, place] = study.run({0: (acts, way.config)}, chosen)[0]
+        return [known[way.config, place] for place in used]
     whole = study.run({0: (acts, way.config)}, [seed for group in seeds for seed in group])[0]
     return [picked([whole] * len(seeds), range(place, len(whole.seeds), way.members)) for place in used]
 
@@ -204,37 +219,40 @@ def best_of(studies: Sequence[Study]) -> Outcome:
 
     The held-out rows are the evaluation's, and choose nothing.
     """
-    fits = [one.saes.quality(in_memory(one.activations.fit), one.activations.mean) for one in studies]
-    chosen = np.argmin([[row["fvu"] for row in rows] for rows in fits], axis=0)
+    chosen = np.argmin([[row["fvu"] for row in one.fitted[0]] for one in studies], axis=0)
     return picked([studies[j] for j in chosen], range(len(chosen)))
 
 
-def thresholds(x: Float[Tensor, "n d_model"], rows: int) -> tuple[float, float]:
+def thresholds(root: Float[Tensor, "d_model d_model"], rows: int) -> tuple[float, float]:
     """Return the cosines above which decoder rows, and pre-activations, match: what chance (N2) reaches one time in
-    a thousand, at least FLOOR."""
-    draws = [nulls.covariance_matched(x, rows, seed) for seed in (-1, -2)]
-    root = nulls.covariance_root(x).float()
-    sides = draws, [side @ root for side in draws]
+    a thousand, at least FLOOR. `root` is that of the activations' covariance."""
+    draws = [nulls.coloured(root, rows, seed) for seed in (-1, -2)]
+    sides = draws, [side @ root.float() for side in draws]
     decoder, encoder = (max(FLOOR, float(cosine_matrix(a, b).quantile(QUANTILE))) for a, b in sides)
     return decoder, encoder
 
 
-def centroids(members: SAEBatch, x: Float[Tensor, "n d_model"], decoder_tau: float, encoder_tau: float) -> Latents:
+def centroids(
+    members: SAEBatch,
+    rates: Float[Tensor, "seeds d_sae"],
+    root: Float[Tensor, "d_model d_model"],
+    decoder_tau: float,
+    encoder_tau: float,
+) -> Latents:
     """Return the centroids of features that at least half of the seeds share, the best supported and commonest first.
 
-    Alive latents (firing on more than 0.1 % of x) match when each is the other's nearest in signed cosine of decoder
+    Alive latents (of a firing rate above 0.1 %) match when each is the other's nearest in signed cosine of decoder
     rows and of encoder rows, both above their thresholds; encoder rows are compared by the correlation of the
-    pre-activations that they cause on x, as what lies off the data's span is never trained. Clusters are connected
-    components; a centroid is the mean of its members' decoder rows (of length 1 again), encoder rows and biases. The
-    order is by number of seeds times mean firing rate, and not more are kept than an SAE has latents. ValueError:
-    fewer than 2 seeds.
+    pre-activations that they cause on data of this covariance root, as what lies off its span is never trained.
+    Clusters are connected components; a centroid is the mean of its members' decoder rows (of length 1 again), encoder
+    rows and biases. The order is by number of seeds times mean firing rate, and not more are kept than an SAE has
+    latents. ValueError: fewer than 2 seeds.
     """
     require(len(members) >= 2, "members", f"{len(members)} SAE", "at least 2, between which features are matched")
-    rates = members.firing(x)
     alive = rates > 1e-3
     decoder = members.decoders(alive)
     encoder = [one.T[kept] for one, kept in zip(members.W_enc, alive, strict=True)]
-    seen = [rows @ nulls.covariance_root(x).to(rows) for rows in encoder]
+    seen = [rows @ root.to(rows) for rows in encoder]
     found = {
         (i, j): _both(
             consensus.mutual_neighbours(decoder[i], decoder[j], decoder_tau),

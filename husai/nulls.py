@@ -144,4 +144,5 @@ def centre(acts: Float[Tensor, "inputs d"]) -> Float[Tensor, "inputs d"]:
     """Return activations minus their mean in float64, refusing NaN, Inf and activations that do not vary."""
     check(acts=acts)
     require(bool((acts != acts[0]).any()), "acts", "one repeated row", "activations that vary")
-    return acts.double() - acts.double().mean(0)
+    rows = acts.double()
+    return rows - rows.mean(0)

@@ -149,7 +149,7 @@ class SAEBatch:
 
     def firing(self, x: Float[Tensor, "n *layers d_in"]) -> Float[Tensor, "seeds d_sae"]:
         """Return each latent's firing rate on x."""
-        return torch.stack([self[index]._applied(x)[1] for index in range(len(self))])
+        return torch.stack([self[index]._fired(x) for index in range(len(self))])
 
     def reconstruct(self, x: Float[Tensor, "n *layers d_in"]) -> Float[Tensor, "seeds n d_model"]:
         """Return decode(encode(x)), some rows at a time: all latents need not fit."""
@@ -163,6 +163,10 @@ class SAEBatch:
             parts.append(self.decode(z)[0])
             active += (z[0] != 0).sum(0)
         return torch.cat(parts), active / len(x)
+
+    def _fired(self, x: Tensor) -> Tensor:
+        """Return the firing rates of one SAE, some rows at a time; nothing is decoded."""
+        return torch.stack([(self.encode(rows)[0] != 0).sum(0) for rows in x.split(ROWS)]).sum(0).double() / len(x)
 
 
 def extra_shapes(config: SAEConfig, d_in: int) -> dict[str, tuple[int, ...]]:

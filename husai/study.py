@@ -19,6 +19,7 @@ from husai.calibration import Calibration
 from husai.config import NAMES, Objective, TrainConfig, log_grid, require
 from husai.evidence import Estimate, write_json
 from husai.saes import SAEBatch
+from husai.shards import in_memory
 
 MODULES = (
     *(f"config.{name}" for name in ("base", "objective", "autoencoders", "substrates")),
@@ -86,6 +87,11 @@ class Study:
     def _held_out(self) -> tuple[list[dict[str, float]], Tensor]:
         """Quality and firing rates on held-out activations, which are encoded once."""
         return self.saes.measured(self.activations.held_out, self.activations.mean)
+
+    @cached_property
+    def fitted(self) -> tuple[list[dict[str, float]], Tensor]:
+        """Quality and firing rates on the training activations, which are encoded once and must fit in memory."""
+        return self.saes.measured(in_memory(self.activations.fit), self.activations.mean)
 
     @cached_property
     def firing(self) -> Tensor:

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from husai import artifacts, ensembles, study
 from husai.activations import Activations, split
 from husai.config import Objective
 from husai.identifiability import recipe
 from husai.metrics import recovery
-from husai.nulls import isotropic
+from husai.nulls import covariance_root, isotropic
 from husai.saes import SAEBatch
 from husai.similarity import cosine_matrix
 from husai.tasks import sparse_dictionary
@@ -55,9 +56,13 @@ def planted() -> tuple[torch.Tensor, torch.Tensor]:
     return atoms, codes @ atoms
 
 
+def centroids(members: SAEBatch, x: Tensor, *tau: float) -> ensembles.Latents:
+    return ensembles.centroids(members, members.firing(x), covariance_root(x), *tau)
+
+
 def test_three_noisy_copies_give_the_dictionary_back() -> None:
     atoms, x = planted()
-    found = ensembles.centroids(noisy(atoms, 0.3), x, 0.7, 0.7)
+    found = centroids(noisy(atoms, 0.3), x, 0.7, 0.7)
     single = recovery(noisy(atoms, 0.3).W_dec[0], atoms)
     assert len(found.bias) == 12
     assert recovery(found.decoder, atoms) > single + 0.01, "the mean of three is nearer than one"
@@ -74,7 +79,7 @@ def test_what_one_seed_alone_has_is_left_out_and_the_order_is_by_support_and_fre
         swap = gone if rows == 0 else gone[1:]
         members.W_dec[rows, swap] = strange[2 * rows : 2 * rows + len(swap)]
         members.W_enc[rows][:, swap] = members.W_dec[rows, swap].T
-    found = ensembles.centroids(members, x, 0.9, 0.9)
+    found = centroids(members, x, 0.9, 0.9)
     which = cosine_matrix(found.decoder, atoms).argmax(1).tolist()
     assert sorted(which) == list(range(11)), "all but the one that a single seed has"
     rates = members.firing(x)[2][cosine_matrix(members.W_dec[2], atoms).argmax(0)]
@@ -88,7 +93,7 @@ def test_a_match_needs_the_encoder_too() -> None:
     members = noisy(atoms, 0.05)
     members.W_enc[0] = members.W_enc[0].roll(1, 1)  # every latent of the first seed reads what its neighbour writes
     members.W_enc[1] = -members.W_enc[1]
-    assert len(ensembles.centroids(members, x, 0.7, 0.7).bias) == 0
+    assert len(centroids(members, x, 0.7, 0.7).bias) == 0
 
 
 def test_encoders_are_compared_on_the_data_alone() -> None:
@@ -96,7 +101,7 @@ def test_encoders_are_compared_on_the_data_alone() -> None:
     x = x - (x @ atoms[0])[:, None] * atoms[0]  # a direction without data
     members = noisy(atoms[1:], 0.05)
     members.W_enc.add_(5 * torch.randn(3, 1, 11) * atoms[0][:, None])
-    assert len(ensembles.centroids(members, x, 0.7, 0.7).bias) == 11
+    assert len(centroids(members, x, 0.7, 0.7).bias) == 11
 
 
 def test_missing_rows_are_the_largest_residuals() -> None:
@@ -115,9 +120,9 @@ def test_missing_rows_are_the_largest_residuals() -> None:
 
 def test_thresholds_are_what_chance_seldom_reaches() -> None:
     wide = torch.randn(500, 64, generator=torch.Generator().manual_seed(0))
-    assert ensembles.thresholds(wide, 40) == (0.7, 0.7), "the floor, where chance stays below it"
+    assert ensembles.thresholds(covariance_root(wide), 40) == (0.7, 0.7), "the floor, where chance stays below it"
     narrow = wide * torch.tensor([1.0, 1.0, 0.5] + [1e-3] * 61)
-    decoder, encoder = ensembles.thresholds(narrow, 40)
+    decoder, encoder = ensembles.thresholds(covariance_root(narrow), 40)
     assert 0.95 < decoder < encoder <= 1
 
 
@@ -199,8 +204,8 @@ def test_a_consensus_starts_from_the_centroids(data: Activations, ways: dict[str
     assert outcome.seeds == (3, 7, 11) and outcome.config.objective.name == "consensus"
     members = study.run({0: (data, way.config)}, [0, 1, 2])[0]
     x = data.fit
-    tau = ensembles.thresholds(x, WIDTH)
-    wanted = ensembles.centroids(members.saes, x, *tau).decoder
+    tau = ensembles.thresholds(covariance_root(x), WIDTH)
+    wanted = centroids(members.saes, x, *tau).decoder
     assert len(wanted) > WIDTH // 2
     torch.testing.assert_close(outcome.at(0).W_dec[0, : len(wanted)], wanted)
     assert torch.equal(ensembles.shared(way, data, seeds)[0].decoder, wanted)

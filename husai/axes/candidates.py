@@ -12,7 +12,6 @@ from husai import gains, nulls, stats
 from husai.benches import probing
 from husai.config import require
 from husai.evidence import Estimate
-from husai.shards import in_memory
 from husai.study import Study, score_matrix
 
 
@@ -76,7 +75,7 @@ def beyond(studies: Mapping[Any, Study]) -> dict[Any, list[float]]:
         same = torch.equal(one.activations.mean, first.activations.mean)
         require(same, "studies", "other activations", "one site for all")
     counts = torch.stack([one.alive.sum(1) for one in studies.values()]).amin(0).tolist()
-    root = nulls.covariance_root(in_memory(first.activations.fit))
+    root = first.activations.root
     rows = [nulls.coloured(root, n, seed) for n, seed in zip(counts, first.seeds, strict=True)]
     drawn = score_matrix("mean_max_cosine", rows)
     scores = {name: one.matrix("mean_max_cosine", one.commonest(counts)) for name, one in studies.items()}
