@@ -46,9 +46,8 @@ class Activations(NamedTuple):
 
     @property
     def mean(self) -> Float[Tensor, " d_model"]:
-        """Mean of the training rows: what FVU is centred by."""
-        mean = shards.moments(self.fit).mean
-        return mean.to(self.values) if isinstance(self.values, Tensor) else mean.to(self.values.dtype)
+        """Mean of the training rows, computed once: what FVU is centred by."""
+        return _mean(self)
 
     @property
     def root(self) -> Float[Tensor, "d_model d_model"]:
@@ -81,6 +80,12 @@ class Activations(NamedTuple):
         """Return the input of null N4: principal coordinates permuted across inputs, covariance kept."""
         values = nulls.shuffle_coordinates(shards.in_memory(self.values), seed)
         return self._replace(values=values, name=f"{self.name}, shuffled")
+
+
+@lru_cache(maxsize=4)
+def _mean(acts: Activations) -> Tensor:
+    mean = shards.moments(acts.fit).mean
+    return mean.to(acts.values) if isinstance(acts.values, Tensor) else mean.to(acts.values.dtype)
 
 
 @lru_cache(maxsize=4)
