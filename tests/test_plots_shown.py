@@ -101,6 +101,13 @@ def test_bars_cells_and_images_give_back_their_values():
     assert len(found) == 6
 
 
+def test_words_on_an_axis_name_the_points():
+    figure = plots.interval_panels({"p": ("layer", {"s": (["first", "second"], [estimate(0.25), estimate(0.5)])})}, "y")
+    found = rows(figure, series="s")
+    assert [row["x_name"] for row in found] == ["first", "second"]
+    assert numbers(found, "x", "y") == [(0, 0.25), (1, 0.5)]
+
+
 def test_a_gap_in_a_line_stays_a_gap():
     assert [row["y"] for row in rows(plots.curves({"a": ([1, 2], [np.nan, 2.0])}, "x", "y"))] == ["", "2"]
 

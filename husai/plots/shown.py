@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.category import UnitData
 from matplotlib.collections import FillBetweenPolyCollection, PathCollection, QuadMesh
 from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
@@ -79,7 +80,7 @@ def _of(axis: Axes) -> Iterator[Row]:
 
 def _line(axis: Axes, line: Line2D, bands: list[FillBetweenPolyCollection]) -> Iterator[Row]:
     """Yield the points of a line, each with its ends where a band goes with the line, or a level across the panel."""
-    x, y = (np.atleast_1d(np.asarray(side, dtype=float)) for side in line.get_data())
+    x, y = (np.atleast_1d(np.asarray(side, dtype=float)) for side in line.get_data(orig=False))
     across, up = line.get_transform().contains_branch_seperately(axis.transData)
     if not (across and up):
         yield {"series": _label(line), "mark": "level", **({"x": x[0]} if across else {"y": y[0]})}
@@ -117,7 +118,7 @@ def _intervals(part: ErrorbarContainer, names: dict[tuple[float, ...], str]) -> 
     line, _, lines = part.lines
     sides = [side for side, drawn in (("x", part.has_xerr), ("y", part.has_yerr)) if drawn]
     ends = {side: np.asarray(bars.get_segments()) for side, bars in zip(sides, lines, strict=True)}
-    for index, (x, y) in enumerate(zip(*map(np.atleast_1d, line.get_data()), strict=True)):
+    for index, (x, y) in enumerate(zip(*map(np.atleast_1d, line.get_data(orig=False)), strict=True)):
         row = {"series": _label(part), "mark": "point", "name": names.get((float(x), float(y))), "x": x, "y": y}
         for side, segments in ends.items():
             low, high = segments[index][:, "xy".index(side)]
@@ -178,6 +179,8 @@ def _axis_label(axis: Axes, side: str) -> str:
 
 def _ticks(axis: Axis) -> Sequence[tuple[float, str]]:
     """Return the named places of an axis; none where its ticks are numbers."""
+    if isinstance(axis.units, UnitData):  # words in place of numbers
+        return [(float(at), name) for name, at in axis.units._mapping.items()]
     locator, words = axis.get_major_locator(), axis.get_major_formatter()
     if not (isinstance(locator, FixedLocator) and isinstance(words, FuncFormatter)):
         return ()
