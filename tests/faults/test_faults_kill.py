@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 DRAWN = random.Random(2026)
-GROUP = [DRAWN.random() for _ in range(20)][: 20 if miniature.LEVEL else 2]
+GROUP = [DRAWN.random() for _ in range(20)]
 """When a run is killed, as a share of an undisturbed one."""
 PARTS = [DRAWN.random() for _ in range(5)][: 5 if miniature.LEVEL else 1]
 
@@ -50,6 +50,21 @@ def run(fresh: Path) -> Iterator[miniature.Make]:
     process.wait()
 
 
+@pytest.mark.fault("SIGKILL of the process group, five on the way")
+@pytest.mark.parametrize("first", range(0, 20, 5))
+def test_a_run_is_killed_again_and_again(fresh, reference, repeat, first):
+    for moment in GROUP[first : first + 5]:
+        process = miniature.Make(fresh)
+        time.sleep(moment * reference.seconds)
+        with suppress(ProcessLookupError):  # it may have ended by itself
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        stands = miniature.results(fresh)
+        assert stands == {name: reference.results["paper"][name] for name in stands}, "no file is half written"
+    repeat(fresh)
+
+
+@pytest.mark.skipif(not miniature.LEVEL, reason="takes a quarter of an hour: make faults runs it")
 @pytest.mark.fault("SIGKILL of the process group")
 @pytest.mark.parametrize("moment", GROUP, ids=lambda moment: f"{moment:.2f}")
 def test_the_whole_group_is_killed(run, fresh, reference, repeat, moment):

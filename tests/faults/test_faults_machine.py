@@ -100,6 +100,7 @@ def test_files_of_another_date(finished, reference, repeat, when):
 
 
 @pytest.mark.fault("a clock that jumps")
+@pytest.mark.skipif(not miniature.LEVEL, reason="make faults runs it")
 @pytest.mark.skipif(not Path(FAKETIME).exists(), reason="libfaketime is not installed")
 @pytest.mark.parametrize("jump", ["+400d", "-400d"])
 def test_a_clock_that_jumps_between_a_killed_run_and_the_next(fresh, reference, repeat, jump):
