@@ -140,6 +140,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require_types(self, "sae", "objective")
+        require(isinstance(self.sae, SAEConfig), "sae", self.sae, "a SAEConfig")
+        require(isinstance(self.objective, Objective), "objective", self.objective, "an Objective")
         require(self.steps >= 1, "steps", self.steps, "at least one optimiser step")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "at least one activation a step")
         require(self.lr > 0, "lr", self.lr, "a rate above 0")

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import math
+import sys
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ def require_types(config: Any, *skip: str) -> None:
         value, kind = getattr(config, entry.name), type(entry.default)
         if entry.name not in skip:
             fits = type(value) is kind or (kind is float and type(value) is int)
-            fits = fits and (kind is not float or math.isfinite(value))
+            fits = fits and (kind is not float or abs(value) <= sys.float_info.max)
             fits = fits and (kind is not tuple or all(type(item) is int for item in value))
             require(fits, entry.name, value, KINDS[kind])
 

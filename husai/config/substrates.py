@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from husai.config.base import require
+from husai.config.base import require, require_types
 
 OPERATIONS = ("addition", "multiplication", "combined", "combined_drawn", "copy")
 """What a model may be asked to compute; `husai.tasks` has the equations."""
@@ -23,6 +23,7 @@ class TaskConfig:
     """Which of `OPERATIONS` the answer is; `leaked` sequences exist for addition alone."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         require(self.p >= 3, "p", self.p, "a modulus of at least 3")
         require(self.format in ("clean", "leaked"), "format", self.format, "'clean' or 'leaked'")
         require(0 < self.train_fraction < 1, "train_fraction", self.train_fraction, "a share between 0 and 1")
@@ -64,13 +65,14 @@ class ModelConfig:
     """Whether training multiplies in bfloat16 (weights, optimiser and evaluation stay float32)."""
 
     def __post_init__(self) -> None:
+        require_types(self, "betas")
         require(self.n_layers >= 1, "n_layers", self.n_layers, "at least one block")
-        require(
-            self.d_model % self.n_heads == 0,
-            "n_heads",
-            self.n_heads,
-            f"a divisor of d_model = {self.d_model}",
-        )
+        require(self.d_model >= 1, "d_model", self.d_model, "at least one dimension")
+        divides = self.n_heads >= 1 and self.d_model % self.n_heads == 0
+        require(divides, "n_heads", self.n_heads, f"a divisor of d_model = {self.d_model}")
+        rates = isinstance(self.betas, tuple) and len(self.betas) == 2
+        rates = rates and all(type(rate) is float and 0 <= rate < 1 for rate in self.betas)
+        require(rates, "betas", self.betas, "two rates of at least 0, below 1")
         require(self.steps >= 0, "steps", self.steps, "a number of optimiser steps, 0 for an untrained model")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "at least one pair a step")
         require(self.warmup >= 1, "warmup", self.warmup, "at least one step")
