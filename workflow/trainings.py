@@ -8,7 +8,6 @@ import json
 import math
 import os
 import struct
-import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import datetime
@@ -58,12 +57,6 @@ def fitted(table: list[dict[str, Any]]) -> Law:
     return Law(dict(zip(SIZES, exponents.tolist(), strict=True)), math.exp(np.quantile(errors, 0.8)))
 
 
-def born(folders: list[Path]) -> list[float]:
-    """Return when folders were made: an artifact's folder is made when its training starts. Linux only."""
-    told = subprocess.run(["stat", "-c", "%.6W", *folders], capture_output=True, text=True, check=True).stdout
-    return [float(line) for line in told.split()]
-
-
 def measured(results: Path, store: Path) -> Iterator[dict[str, Any]]:
     """Yield a row an artifact, for the first notebook that opened it, then one a notebook for the rest of its time.
 
@@ -76,12 +69,13 @@ def measured(results: Path, store: Path) -> Iterator[dict[str, Any]]:
     for notebook, run in runs.items():
         folders = [store / name for name in run["inputs"] if (store / name / "manifest.json").exists()]
         rest = run["seconds"]
-        for folder, start in zip(folders, born(folders) if folders else [], strict=True):
-            end = (folder / "manifest.json").stat().st_mtime
-            if finished(run) - run["seconds"] <= end <= finished(run):
-                rest -= end - start  # trained in this run
-            if folder not in seen and end > start:  # a copied store has forgotten how long its trainings took
-                spent = {"notebook": notebook, "kind": folder.parent.name, "core_seconds": cores * (end - start)}
+        for folder in folders:
+            manifest = folder / "manifest.json"
+            seconds = json.loads(manifest.read_text())["seconds"]
+            if finished(run) - run["seconds"] <= manifest.stat().st_mtime <= finished(run):
+                rest -= seconds  # trained in this run
+            if folder not in seen:
+                spent = {"notebook": notebook, "kind": folder.parent.name, "core_seconds": cores * seconds}
                 yield spent | sizes(folder)
             seen.add(folder)
         yield {"notebook": notebook, "kind": "beside", "core_seconds": cores * max(rest, 0.0)}
