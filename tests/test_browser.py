@@ -184,7 +184,9 @@ def test_every_link_within_the_book_leads_somewhere_and_every_download_parses(
     assert len(kinds[".csv"]) > len(NOTEBOOKS) or len(NOTEBOOKS) < 10
     for path in kinds[".csv"]:
         head, *rows = csv.reader(path.read_text().splitlines())
-        assert "mark" in head and rows and {len(row) for row in rows} == {len(head)}, path.name
+        of_a_figure = path.name[:2].isdigit()  # the others are tables, such as that of a report's features
+        assert "mark" in head or not of_a_figure, path.name
+        assert rows and {len(row) for row in rows} == {len(head)}, path.name
     for path in [*kinds[".json"], *kinds[".ipynb"]]:
         content = json.loads(path.read_text())
         executed = [cell for cell in content.get("cells", ()) if cell["cell_type"] == "code"]
