@@ -44,10 +44,10 @@ def test_a_job_ends_may_do_little_and_runs_what_exists(name: str, key: str, job:
                 assert os.access(ROOT / program, os.X_OK), command
 
 
-def test_a_push_runs_what_the_readme_says_within_25_minutes() -> None:
+def test_a_push_runs_what_the_readme_says_within_its_time() -> None:
     test = WORKFLOWS["test"]
     assert {"push", "pull_request"} <= test["on"].keys()
-    assert int(test["jobs"]["test"]["timeout-minutes"]) <= 25
+    assert int(test["jobs"]["test"]["timeout-minutes"]) <= 45
     assert any(step.get("run") == ".ci/run" for step in test["jobs"]["test"]["steps"])
     assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
 
