@@ -52,7 +52,7 @@ def test_planted_features_are_matched_between_the_libraries(tmp_path):
     assert max(one["fvu"] for one in found["quality"]) < 0.3, found["quality"]
     for i in range(4):  # what was planted is what the report should find in common
         decoder = torch.nn.functional.normalize(report.inputs.open_inputs(folders)[i].rows(0, ATOMS), dim=1)
-        learnt = int(((decoder @ CORE.T).amax(0) > 0.9).sum())
+        learnt = int(((decoder @ CORE.T).amax(0) > 0.8).sum())
         assert learnt >= ATOMS - 4 and found["matched"][i]["in_none"] <= 4
     across = rows["shared", "alive", 0.7]["matrix"][0][2]
     assert across >= 0.7 and rows["hungarian_mcc", "alive", None]["N0"]["gap"]["low"] > 0.1
