@@ -59,7 +59,7 @@ def foundations(stem):
     knows of a change that their dates hide: a clock may have jumped. (One that asks for `input` would not be kept.)"""
     source = Path(f"notebooks/{stem}.ipynb")
     declared = [*Path("book").glob("quality.toml"), *DECLARED.get(stem[:2], [])]
-    return [source, f"notebooks/{PROFILE}/{stem}.yml", *runner.library(source), *declared]
+    return [str(path) for path in (source, f"notebooks/{PROFILE}/{stem}.yml", *runner.library(source), *declared)]
 
 
 def product(kind, stems=STEMS):
@@ -85,11 +85,7 @@ rule followups:
 
 rule notebook:
     input:
-        source="notebooks/{stem}.ipynb",
-        parameters=f"notebooks/{PROFILE}/{{stem}}.yml",
-        library=lambda w: runner.library(Path(f"notebooks/{w.stem}.ipynb")),
-        gates=[str(path) for path in Path("book").glob("quality.toml")],
-        declared=lambda w: DECLARED.get(w.stem[:2], []),
+        lambda w: foundations(w.stem),
         controls=lambda w: product("results/*.json", [s for s in STEMS if s[:2] == GATES.get(w.stem[:2])]),
     output:
         OUT + "/executed/{stem}.ipynb",
@@ -103,7 +99,7 @@ rule notebook:
     threads: 2
     shell:  # two threads also where fewer or more are free: the values depend on it
         "OMP_NUM_THREADS=2 NUMBA_NUM_THREADS=2 python workflow/alone.py {BUILD}/locks/{wildcards.stem} "
-        "python workflow/runner.py {input.source} {input.parameters} {OUT} {BUILD} > {log} 2>&1"
+        "python workflow/runner.py notebooks/{wildcards.stem}.ipynb notebooks/{PROFILE}/{wildcards.stem}.yml {OUT} {BUILD} > {log} 2>&1"
 
 
 rule book:
