@@ -48,9 +48,7 @@ def parts(repeats: int) -> dict[str, list[float]]:
     gradient, one = scratch.g_encoder, np.float32(1)
 
     def forward() -> int:
-        return step._forward(
-            x, order, K, decoder, centre, recipe, none_dead, fired, recipe.levels, scratch, losses
-        )
+        return step._forward(x, order, K, decoder, centre, recipe, none_dead, fired, recipe.levels, scratch, losses)
 
     def adam() -> None:
         for weight, first in ((encoder, 0), (decoder, 2)):

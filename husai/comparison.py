@@ -83,9 +83,7 @@ def compare(
     `latents="all"` keeps dead latents, as the sources did.
     """
     require(latents in ("alive", "all"), "latents", latents, "'alive' or 'all'")
-    require(
-        len(studies) != 2, "studies", "two models", "one model, or three and more for an interval over models"
-    )
+    require(len(studies) != 2, "studies", "two models", "one model, or three and more for an interval over models")
     others = [] if isinstance(null, str) else list(null)
     ks = {study.config.sae.k for study in [*studies, *others]}
     require(len(ks) == 1, "k", sorted(ks), "one for all, the null's too: a score depends on it")
@@ -202,7 +200,4 @@ def drawn(study: Study, null: str, latents: str = "alive") -> list[Tensor]:
     }
     require(null in draws, "null", null, f"one of {sorted(draws)}, or the studies of a trained null")
     draw = draws[null]()  # what the seeds have in common is computed once
-    return [
-        draw(int(kept.sum()), seed)
-        for kept, seed in zip(study.mask(latents), study.seeds, strict=True)
-    ]
+    return [draw(int(kept.sum()), seed) for kept, seed in zip(study.mask(latents), study.seeds, strict=True)]

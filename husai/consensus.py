@@ -60,9 +60,7 @@ def mutual_neighbours(
     return rows[kept], partner[kept]
 
 
-def matches(
-    dictionaries: Sequence[Tensor], tau: float = 0.7, *, signed: bool = True
-) -> list[Bool[Tensor, "seeds n"]]:
+def matches(dictionaries: Sequence[Tensor], tau: float = 0.7, *, signed: bool = True) -> list[Bool[Tensor, "seeds n"]]:
     """Return, per seed i, which of its features have a match in each seed j [seeds, n_i]; none in itself.
 
     ValueError: fewer than 2 seeds, and as `mutual_neighbours`.
@@ -77,9 +75,7 @@ def matches(
     return found
 
 
-def stability(
-    dictionaries: Sequence[Tensor], tau: float = 0.7, *, signed: bool = True
-) -> list[Float[Tensor, " n"]]:
+def stability(dictionaries: Sequence[Tensor], tau: float = 0.7, *, signed: bool = True) -> list[Float[Tensor, " n"]]:
     """Return, per seed, each feature's stability: the share of the other seeds in which it has a match.
 
     ValueError: as `matches`. Source: Gerasimov et al. (2026), arXiv:2606.12138.

@@ -155,7 +155,13 @@ class _Fused:
         )
 
     def __call__(
-        self, state: State, data: Data, order: Tensor, rates: np.ndarray, ks: np.ndarray, start: int,
+        self,
+        state: State,
+        data: Data,
+        order: Tensor,
+        rates: np.ndarray,
+        ks: np.ndarray,
+        start: int,
         pull: Tensor | None = None,
     ) -> np.ndarray:
         losses, x, y = np.zeros((*order.shape[:2], 2)), data.x.numpy(), data.y.numpy()
@@ -197,7 +203,13 @@ class _Autograd:
         self.adam = torch.optim.Adam(self.weights, betas=(kernels.BETA1, kernels.BETA2), eps=kernels.EPSILON)
 
     def __call__(
-        self, state: State, data: Data, order: Tensor, rates: np.ndarray, ks: np.ndarray, start: int,
+        self,
+        state: State,
+        data: Data,
+        order: Tensor,
+        rates: np.ndarray,
+        ks: np.ndarray,
+        start: int,
         pull: Tensor | None = None,
     ) -> np.ndarray:
         losses = []

@@ -182,13 +182,7 @@ def judge(claim: Claim, values: Mapping[str, Any]) -> Result:
             bound = rule.get("threshold", rule.get("margin"))
             reasons.append(f"{rule['value']} = {format_value(estimate)}, wanted {rule['rule']} {bound}")
             reasons += [f"{need} does not hold" for need in failed]
-        verdict = (
-            "refuted"
-            if "refuted" in found
-            else "supported"
-            if set(found) == {"supported"}
-            else "inconclusive"
-        )
+        verdict = "refuted" if "refuted" in found else "supported" if set(found) == {"supported"} else "inconclusive"
     return Result(reproduced, verdict, "; ".join(reasons), claim.criterion)
 
 
@@ -272,9 +266,7 @@ def write_json(path: Path, content: Any) -> None:
     """Write canonical JSON (sorted keys, indent 1) under a temporary name, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(
-        json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    )
+    temporary.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
     os.replace(temporary, path)
 
 
@@ -284,10 +276,6 @@ def load(notebook: str, directory: Path | None = None) -> dict[str, Any]:
     Raises ValueError when no results of it lie in `directory` (default: the output directory).
     """
     directory = directory or output_directory() / "results"
-    paths = [
-        p for p in sorted(directory.glob(f"{notebook}*.json")) if not p.name.endswith(".provenance.json")
-    ]
-    require(
-        len(paths) == 1, "notebook", notebook, f"one results file in {directory.name}/, found {len(paths)}"
-    )
+    paths = [p for p in sorted(directory.glob(f"{notebook}*.json")) if not p.name.endswith(".provenance.json")]
+    require(len(paths) == 1, "notebook", notebook, f"one results file in {directory.name}/, found {len(paths)}")
     return json.loads(paths[0].read_text())

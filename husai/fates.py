@@ -42,9 +42,7 @@ def sides(
         require(same, "longer", "trained on other activations", "those of study")
         after = list(zip(longer.saes.W_dec, longer.alive, strict=True))
     alive = study.alive if counts is None else study.commonest(counts)
-    return [
-        Side(study.saes.W_dec[i], alive[i], study.saes[i].encode(x)[0], *later) for i, later in enumerate(after)
-    ]
+    return [Side(study.saes.W_dec[i], alive[i], study.saes[i].encode(x)[0], *later) for i, later in enumerate(after)]
 
 
 class Fates(NamedTuple):

@@ -51,9 +51,7 @@ def power_law(ratio: ArrayLike, score: ArrayLike) -> PowerLaw:
     scales = centred @ (y - y.mean()) / (centred**2).sum(1)
     errors = (((y - y.mean()) - scales[:, None] * centred) ** 2).sum(1)
     best = int(errors.argmin())
-    return PowerLaw(
-        float(scales[best]), float(EXPONENTS[best]), float(y.mean() - scales[best] * basis[best].mean())
-    )
+    return PowerLaw(float(scales[best]), float(EXPONENTS[best]), float(y.mean() - scales[best] * basis[best].mean()))
 
 
 def r_squared(score: ArrayLike, predicted: ArrayLike, reference: ArrayLike | None = None) -> float:

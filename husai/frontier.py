@@ -34,9 +34,7 @@ class Frontier:
             f"{shape}, [settings, seeds, seeds]",
         )
         positive = bool((np.isfinite(self.quality) & (self.quality > 0)).all())
-        require(
-            positive, "quality", "zero, negative or not finite", "numbers above 0, whose logarithm is taken"
-        )
+        require(positive, "quality", "zero, negative or not finite", "numbers above 0, whose logarithm is taken")
 
     def means(self, kept: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Return log quality and mean pair score of the kept seeds, one a setting, in rising order of quality."""

@@ -83,9 +83,7 @@ def train(task: TaskConfig, config: ModelConfig, seeds: Sequence[int], folder: P
 
 def learning_rate(config: ModelConfig, step: int) -> float:
     """Return the rate of a step: linear warm-up, constant, then linear to zero over the last `decay_share`."""
-    return config.lr * min(
-        1.0, (step + 1) / config.warmup, (config.steps - step) / (config.decay_share * config.steps)
-    )
+    return config.lr * min(1.0, (step + 1) / config.warmup, (config.steps - step) / (config.decay_share * config.steps))
 
 
 def _step(
@@ -97,9 +95,7 @@ def _step(
     seeds,
     step: int,
 ) -> None:
-    rows = torch.stack(
-        [_batch(mask, config.batch_size, seed, step) for mask, seed in zip(masks, seeds, strict=True)]
-    )
+    rows = torch.stack([_batch(mask, config.batch_size, seed, step) for mask, seed in zip(masks, seeds, strict=True)])
     for value in parameters.values():
         value.requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
@@ -128,9 +124,7 @@ def _batch(mask: Tensor, batch_size: int, seed: int, step: int) -> Tensor:
 def _evaluate(parameters: Parameters, config: ModelConfig, data, masks: Tensor, step: int) -> dict:
     logits = predict(parameters, data.tokens, config, data.position)
     right = logits.argmax(-1) == data.answers
-    losses = torch.stack(
-        [torch.nn.functional.cross_entropy(row, data.answers, reduction="none") for row in logits]
-    )
+    losses = torch.stack([torch.nn.functional.cross_entropy(row, data.answers, reduction="none") for row in logits])
     return {
         "step": step,
         "train": [r[m].float().mean().item() for r, m in zip(right, masks, strict=True)],
@@ -141,9 +135,7 @@ def _evaluate(parameters: Parameters, config: ModelConfig, data, masks: Tensor, 
 
 
 def _keep_best(best: dict | None, entry: dict, parameters: Parameters) -> dict:
-    scores = [
-        (accuracy, -loss) for accuracy, loss in zip(entry["held_out"], entry["held_out_loss"], strict=True)
-    ]
+    scores = [(accuracy, -loss) for accuracy, loss in zip(entry["held_out"], entry["held_out_loss"], strict=True)]
     if best is None:
         copies = {name: value.clone() for name, value in parameters.items()}
         return {"scores": scores, "steps": [entry["step"]] * len(scores), "parameters": copies}
@@ -155,15 +147,11 @@ def _keep_best(best: dict | None, entry: dict, parameters: Parameters) -> dict:
     return best
 
 
-def _save_state(
-    folder: Path, parameters: Parameters, optimiser: torch.optim.AdamW, step: int, best: dict
-) -> None:
+def _save_state(folder: Path, parameters: Parameters, optimiser: torch.optim.AdamW, step: int, best: dict) -> None:
     tensors = {f"now/{name}": value for name, value in parameters.items()}
     tensors |= {f"best/{name}": value for name, value in best["parameters"].items()}
     for name, value in parameters.items():
-        tensors |= {
-            f"{moment}/{name}": optimiser.state[value][moment] for moment in ("exp_avg", "exp_avg_sq")
-        }
+        tensors |= {f"{moment}/{name}": optimiser.state[value][moment] for moment in ("exp_avg", "exp_avg_sq")}
     metadata = {"step": step, "scores": best["scores"], "steps": best["steps"]}
     artifacts.write_tensors(folder / "state.safetensors", tensors, metadata)
 

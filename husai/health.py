@@ -26,17 +26,13 @@ class Convergence(NamedTuple):
     """All three hold."""
 
 
-def convergence(
-    updates: float, start: Sequence[Tensor], half: Sequence[Tensor], last: Sequence[Tensor]
-) -> Convergence:
+def convergence(updates: float, start: Sequence[Tensor], half: Sequence[Tensor], last: Sequence[Tensor]) -> Convergence:
     """Return whether the score has stopped rising and the decoders have left their initialisation.
 
     `start`, `half` and `last` hold the alive decoder rows of every seed at step 0, half-way and at the end; `updates`
     is the mean number of updates a latent.
     """
-    then, now = (
-        stats.pairwise(metrics.pairwise_matrix(metrics.mean_max_cosine, rows)) for rows in (half, last)
-    )
+    then, now = (stats.pairwise(metrics.pairwise_matrix(metrics.mean_max_cosine, rows)) for rows in (half, last))
     init = float(np.mean([metrics.init_cosine(a, b) for a, b in zip(last, start, strict=True)]))
     slope, gate = now.value - then.value, GATES["plateau"]
     reached = abs(slope) < gate["slope"] and init < gate["init_cosine"] and updates >= gate["updates"]

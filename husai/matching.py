@@ -41,9 +41,7 @@ class AssignmentGap(NamedTuple):
     sparse: float
 
 
-def matching(
-    a: Float[Tensor, "n_a d_model"], b: Float[Tensor, "n_b d_model"], *, signed: bool = True
-) -> Matching:
+def matching(a: Float[Tensor, "n_a d_model"], b: Float[Tensor, "n_b d_model"], *, signed: bool = True) -> Matching:
     """Return the one-to-one matching of rows with the largest summed cosine (absolute unless signed).
 
     `exact_matching` up to EXACT^2 = 4096^2 cosines, `sparse_matching` above. ValueError: empty, NaN or Inf,

@@ -151,9 +151,7 @@ def predict(
     """Return every seed's logits of the same tokens at position `read`, without gradients."""
     seeds = len(parameters["embed.W_E"])
     parts = tokens.split(4096) if hooks is None else [tokens]
-    return torch.cat(
-        [forward(parameters, part.expand(seeds, *part.shape), config, read, hooks) for part in parts], 1
-    )
+    return torch.cat([forward(parameters, part.expand(seeds, *part.shape), config, read, hooks) for part in parts], 1)
 
 
 class Models(NamedTuple):
@@ -169,9 +167,7 @@ class Models(NamedTuple):
     def select(self, index: int) -> "Models":
         """Return one seed as a batch of one."""
         one = {name: value[index : index + 1] for name, value in self.parameters.items()}
-        return Models(
-            self.config, self.task, self.seeds[index : index + 1], one, self.steps[index : index + 1]
-        )
+        return Models(self.config, self.task, self.seeds[index : index + 1], one, self.steps[index : index + 1])
 
     def logits(
         self, tokens: Int[Tensor, "batch positions"], hooks: Hooks | None = None
@@ -234,11 +230,7 @@ def acceptance(models: Models, frequencies: int = 10) -> list[Acceptance]:
         ablated = model.parameters["embed.W_E"].clone()
         ablated[0, :p] -= waves.T @ (waves @ table)
         without = model._replace(parameters={**model.parameters, "embed.W_E": ablated})
-        rows.append(
-            Acceptance(
-                models.seeds[index], accuracy, top.values.sum().item(), without.accuracy(everything)[0]
-            )
-        )
+        rows.append(Acceptance(models.seeds[index], accuracy, top.values.sum().item(), without.accuracy(everything)[0]))
     return rows
 
 

@@ -128,9 +128,7 @@ class Predictor:
         else:
             model = LogisticRegression(max_iter=1000).fit(scaler.transform(rows), labels)
             weights, bias = model.coef_[0].tolist(), float(model.intercept_[0])
-        return cls(
-            tuple(names), tuple(scaler.mean_.tolist()), tuple(scaler.scale_.tolist()), tuple(weights), bias
-        )
+        return cls(tuple(names), tuple(scaler.mean_.tolist()), tuple(scaler.scale_.tolist()), tuple(weights), bias)
 
     def probability(self, rows: Float[np.ndarray, "n covariates"]) -> Float[np.ndarray, " n"]:
         """Return the probability of each latent that it replicates, from its `covariates`."""
@@ -150,9 +148,7 @@ class Predictor:
         """
         known = set(cls.__dataclass_fields__)
         require(set(entries) == known, "entries", sorted(entries), f"{sorted(known)}")
-        values: dict[str, Any] = {
-            key: value if key == "bias" else tuple(value) for key, value in entries.items()
-        }
+        values: dict[str, Any] = {key: value if key == "bias" else tuple(value) for key, value in entries.items()}
         lengths = {key: len(value) for key, value in values.items() if key != "bias"}
         require(len(set(lengths.values())) == 1, "entries", lengths, "as many of each as there are names")
         require(set(values["names"]) <= set(COVARIATES), "names", values["names"], f"some of {COVARIATES}")
@@ -247,9 +243,7 @@ def leave_out(
     }
 
 
-def over_families(
-    judged: Mapping[Any, Judged], family: Callable[[Any], Hashable] = kind
-) -> dict[str, Estimate]:
+def over_families(judged: Mapping[Any, Judged], family: Callable[[Any], Hashable] = kind) -> dict[str, Estimate]:
     """Return `auroc` and `calibration_error` averaged within each family, then over families: n counts these.
 
     ValueError: fewer than 3 families.
@@ -258,10 +252,6 @@ def over_families(
     require(len(families) >= 3, "judged", f"{len(families)} families", "3 or more for an interval")
     found = {}
     for field in ("auroc", "calibration_error"):
-        groups = [
-            [getattr(j, field).value for name, j in judged.items() if family(name) == one] for one in families
-        ]
-        found[field] = t_interval(
-            np.array([np.mean(group) for group in groups]), "mean over kinds of data", ""
-        )
+        groups = [[getattr(j, field).value for name, j in judged.items() if family(name) == one] for one in families]
+        found[field] = t_interval(np.array([np.mean(group) for group in groups]), "mean over kinds of data", "")
     return found

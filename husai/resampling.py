@@ -23,18 +23,14 @@ def pair_bootstrap(matrix: ArrayLike, other: ArrayLike | None = None, *, seed: i
         if scores is not None:
             scores = square(scores, "matrix" if sign == 1 else "other", 2)
             pairs = scores[np.triu_indices(len(scores), 1)]
-            weights = rng.multinomial(len(pairs), np.full(len(pairs), 1 / len(pairs)), size=RESAMPLES) / len(
-                pairs
-            )
+            weights = rng.multinomial(len(pairs), np.full(len(pairs), 1 / len(pairs)), size=RESAMPLES) / len(pairs)
             value, draws, n = (
                 value + sign * float(pairs.mean()),
                 draws + sign * weights @ pairs,
                 n or len(scores),
             )
     low, high = (float(end) for end in np.percentile(draws, (2.5, 97.5)))
-    return Estimate(
-        value, min(low, value), max(high, value), n, method="bootstrap over pairs as if independent"
-    )
+    return Estimate(value, min(low, value), max(high, value), n, method="bootstrap over pairs as if independent")
 
 
 def conservative_bound(trained: ArrayLike, random: ArrayLike, *, seed: int = 0) -> float:

@@ -214,6 +214,4 @@ def tracker(config: TrainConfig) -> Callable[[int, dict[str, Any]], None]:
 
     settings = json.loads(json.dumps(config, default=vars))
     run = wandb.init(project="husai", config=settings, reinit="finish_previous")
-    return lambda step, entry: run.log(
-        {key: value for key, value in entry.items() if value is not None}, step=step
-    )
+    return lambda step, entry: run.log({key: value for key, value in entry.items() if value is not None}, step=step)

@@ -130,9 +130,7 @@ def test_explained_is_the_correlation_ratio_and_its_parts_are_of_one_whole():
         x = acts.values.double() - acts.values.double().mean(0)
         for factor, groups in label.items():
             between = sum(x[groups == g].mean(0).square().sum() * (groups == g).sum() for g in range(7))
-            assert found.at(factor, hook, "=")[index] == pytest.approx(
-                float(between / x.square().sum()), abs=1e-6
-            )
+            assert found.at(factor, hook, "=")[index] == pytest.approx(float(between / x.square().sum()), abs=1e-6)
     valid = found.shares[~found.shares.isnan()]
     assert bool((valid >= 0).all()) and bool((found.shares.nansum(0) <= 1 + 1e-5).all())
 

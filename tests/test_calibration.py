@@ -115,9 +115,7 @@ def test_mixed_features_raise_the_projection_and_true_ones_lower_it():
     atoms = torch.linalg.qr(truth.atoms.T).Q.T.contiguous()
     x, empty = truth.codes @ atoms, torch.zeros(1, 64)
     mixed = torch.nn.functional.normalize(atoms + 0.5 * atoms.roll(1, 0), dim=1)
-    saes = [
-        SAEBatch(SAEConfig(d_sae=64, k=4), (0,), rows.T[None], empty, rows[None], empty) for rows in (atoms, mixed)
-    ]
+    saes = [SAEBatch(SAEConfig(d_sae=64, k=4), (0,), rows.T[None], empty, rows[None], empty) for rows in (atoms, mixed)]
     pure, blurred = (calibration.decoder_projection(sae, x, rank=6) for sae in saes)
     assert pure < 1e-5 and blurred > 0.05
 

@@ -25,9 +25,7 @@ def test_stages_are_compared_between_different_seeds_in_both_directions():
     first, second = [rows[:2], rows[:2], rows[:2]], [rows[:2], rows[:2], rows[:4]]
     scores = dynamics.cross_matrix("mean_max_cosine", first, second)
     assert scores[0, 1] == 1 and np.array_equal(scores, scores.T)
-    assert scores[0, 2] == pytest.approx((1 + (1 + 0.5) / 2) / 2), (
-        "one of the two directions meets two strangers"
-    )
+    assert scores[0, 2] == pytest.approx((1 + (1 + 0.5) / 2) / 2), "one of the two directions meets two strangers"
     same = dynamics.cross_matrix("hungarian_mcc", first, first)
     assert np.array_equal(same, study.score_matrix("hungarian_mcc", first)), "no stages: the plain matrix"
     with pytest.raises(ValueError, match="second is '1 seeds'; wanted the 3 of first"):
@@ -49,10 +47,7 @@ def test_explained_variances_start_from_the_same_reconstruction(one):
     assert found["uncentred"].value > found["held_out"].value, "the mean of these data is far from zero"
     assert abs(found["first_rows"].value - found["held_out"].value) < 0.1
     raw = study.run({"x": (one.activations, published(32, 3))}, SEEDS)["x"]
-    assert (
-        dynamics.explained_variances(raw)["all_values"].value
-        > dynamics.explained_variances(raw)["held_out"].value
-    )
+    assert dynamics.explained_variances(raw)["all_values"].value > dynamics.explained_variances(raw)["held_out"].value
 
 
 def test_principal_components_rebuild_what_they_span_and_agree():

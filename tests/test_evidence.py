@@ -96,9 +96,7 @@ def test_the_criterion_hash_covers_every_number_of_it():
 
 def test_an_unknown_rule_is_refused_when_the_ledger_is_read(tmp_path):
     path = tmp_path / "claims.toml"
-    path.write_text(
-        '[A]\nquantity="q"\nreported="r"\nsource="s"\nnotebook="11"\nverdict=[{value="x", rule="feels"}]\n'
-    )
+    path.write_text('[A]\nquantity="q"\nreported="r"\nsource="s"\nnotebook="11"\nverdict=[{value="x", rule="feels"}]\n')
     with pytest.raises(ValueError, match="claim A: rule is 'feels'"):
         evidence.load_claims(path)
 

@@ -19,9 +19,7 @@ from husai.tasks import sparse_dictionary
 QUALITIES = np.array([2.0, 4.0, 8.0, 16.0, 32.0])
 
 
-def made(
-    seeds: int = 5, spread: float = 0.0, noise: float = 0.0, shift: float = 0.0, seed: int = 0
-) -> Frontier:
+def made(seeds: int = 5, spread: float = 0.0, noise: float = 0.0, shift: float = 0.0, seed: int = 0) -> Frontier:
     """Scores fall by .1 a doubling of quality; `spread` moves each SAE along that line, `noise` off it."""
     rng = np.random.default_rng(seed)
     quality = QUALITIES[:, None] * np.exp(spread * rng.standard_normal((5, seeds)))
@@ -97,9 +95,7 @@ def test_a_matched_point_is_as_healthy_as_the_settings_beside_it(tmp_path: Path)
     acts = activations.split(sparse_dictionary(16, 32, 3, 100, seed=0).activations, seed=0)
     sweep = []
     for l0, converged_there in ((8.0, True), (2.0, False), (4.0, True)):
-        one = study.Study(
-            acts, converged(32, 20), (0, 1, 2), tmp_path
-        )  # no L0 is near the k = 20 of the configuration
+        one = study.Study(acts, converged(32, 20), (0, 1, 2), tmp_path)  # no L0 is near the k = 20 of the configuration
         found = {"fvu": 0.1, "l0": l0, "alive": 1.0}
         quality = {key: Estimate(value, value, value, 3) for key, value in found.items()}
         one.__dict__.update(quality=quality, convergence=health.Convergence(0.0, 0.1, 1e5, converged_there))

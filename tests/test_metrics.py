@@ -73,9 +73,7 @@ def test_invariances(name: str, d_sae: int) -> None:
     score = compare(a, b)
 
     assert compare(a, a) == pytest.approx(1, abs=1e-5), "identity"
-    assert compare(a, a[order]) == pytest.approx(1, abs=1e-5), (
-        "a permuted copy; the wrong axis would score .09"
-    )
+    assert compare(a, a[order]) == pytest.approx(1, abs=1e-5), "a permuted copy; the wrong axis would score .09"
     assert compare(a, b[order]) == pytest.approx(score, abs=1e-5), "permutation"
     if name != "subspace":  # which keeps the lengths, so that they can carry weights
         assert compare(a, 3 * b) == pytest.approx(score, abs=1e-5), "length"
@@ -213,9 +211,7 @@ def test_initialisation_and_aliveness() -> None:
 def test_effective_ranks_of_power_laws(slope: float, ranks: tuple[float, ...], basis: torch.Tensor) -> None:
     """Eigenvalues i^-slope in 128 dimensions; the three definitions differ by up to twentyfold."""
     x = basis * torch.arange(1, 129) ** (-slope / 2) + 5
-    for kind, wanted in zip(
-        ("singular_entropy", "variance_entropy", "participation_ratio"), ranks, strict=True
-    ):
+    for kind, wanted in zip(("singular_entropy", "variance_entropy", "participation_ratio"), ranks, strict=True):
         assert effective_rank(x, kind) == pytest.approx(wanted, rel=0.02)
 
 
@@ -261,9 +257,7 @@ NAN, INF = torch.full((4, 3), torch.nan), torch.full((4, 3), torch.inf)
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", COMPARISONS)
-@pytest.mark.parametrize(
-    "bad", [NARROW, EMPTY, NAN, INF, torch.ones(3)], ids=["narrow", "empty", "nan", "inf", "1-d"]
-)
+@pytest.mark.parametrize("bad", [NARROW, EMPTY, NAN, INF, torch.ones(3)], ids=["narrow", "empty", "nan", "inf", "1-d"])
 def test_comparisons_refuse(name: str, bad: torch.Tensor) -> None:
     compare = COMPARISONS[name][0]
     for pair in ((GOOD, bad), (bad, GOOD)):

@@ -68,8 +68,7 @@ def test_the_model_is_the_textbook_transformer_in_value_and_gradient(n_layers, t
     config = ModelConfig(n_layers, d_model=8, n_heads=2, d_mlp=12)
     drawn = initialise(config, 9, 7, (0, 1))
     parameters = {
-        name: (value + 0.1 * torch.randn(value.shape)).double().requires_grad_()
-        for name, value in drawn.items()
+        name: (value + 0.1 * torch.randn(value.shape)).double().requires_grad_() for name, value in drawn.items()
     }
     naive = torch.stack(
         [

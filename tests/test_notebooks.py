@@ -52,9 +52,7 @@ def test_parameters_of_record_are_known(path: Path, profile: str) -> None:
     assert given["profile"] == profile
     kinds = {name: (type(value), type(runner.literal(defaults[name]))) for name, value in given.items()}
     numbers = ((int, float), (float, int))
-    assert {
-        name: pair for name, pair in kinds.items() if pair[0] is not pair[1] and pair not in numbers
-    } == {}
+    assert {name: pair for name, pair in kinds.items() if pair[0] is not pair[1] and pair not in numbers} == {}
 
 
 def test_numbers_name_one_notebook_each_and_every_yml_has_its_notebook() -> None:

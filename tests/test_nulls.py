@@ -59,9 +59,7 @@ def test_wide_spaces_are_integrated_where_the_mass_is() -> None:
     assert values[2] == pytest.approx(0.0359, abs=2e-4)
 
 
-@pytest.mark.parametrize(
-    ("slope", "n", "score"), [(0, 128, 0.247), (1, 128, 0.484), (1, 1024, 0.546), (2, 128, 0.829)]
-)
+@pytest.mark.parametrize(("slope", "n", "score"), [(0, 128, 0.247), (1, 128, 0.484), (1, 1024, 0.546), (2, 128, 0.829)])
 def test_covariance_alone_raises_the_score(slope: float, n: int, score: float) -> None:
     acts = power_law(slope)
     pair = [covariance_matched(acts, n, seed) for seed in (0, 1)]
@@ -98,9 +96,7 @@ def test_shuffling_keeps_mean_and_covariance_and_nothing_else() -> None:
 
     axes = torch.linalg.eigh(torch.cov(acts.T)).eigenvectors
     before, after = ((x - acts.mean(0)) @ axes for x in (acts, shuffled))
-    assert torch.allclose(before.sort(0).values, after.sort(0).values, atol=1e-4), (
-        "each coordinate's distribution"
-    )
+    assert torch.allclose(before.sort(0).values, after.sort(0).values, atol=1e-4), "each coordinate's distribution"
 
     def squares(x: torch.Tensor) -> float:
         return float(torch.corrcoef(x[:, 1:].square().T)[0, 1])
@@ -147,9 +143,7 @@ def test_gaussian_noise_keeps_mean_and_covariance_and_nothing_else() -> None:
     acts = torch.randn(20_000, 6, generator=draw) ** 3 @ torch.randn(6, 6, generator=draw) + 5
     noise = nulls.gaussian(acts, seed=1)
     assert torch.allclose(noise.mean(0), acts.mean(0), atol=0.5)
-    assert torch.allclose(
-        torch.cov(noise.T), torch.cov(acts.T), atol=0.06 * torch.cov(acts.T).abs().max().item()
-    )
+    assert torch.allclose(torch.cov(noise.T), torch.cov(acts.T), atol=0.06 * torch.cov(acts.T).abs().max().item())
     standard = (noise - noise.mean(0)) / noise.std(0)
     assert (standard**4).mean().item() == pytest.approx(3, abs=0.2)
     assert not torch.equal(noise, nulls.gaussian(acts, seed=2))

@@ -73,9 +73,7 @@ def test_the_similarity_is_the_maximum_over_all_shifts() -> None:
     assert orbit_mcc(found, a, b) >= hungarian_mcc(a, b, signed=False)
 
 
-@pytest.mark.parametrize(
-    ("rows", "p", "words"), [(P * P - 1, P, "p\\*p"), (144, 12, "odd"), (0, P, "non-empty")]
-)
+@pytest.mark.parametrize(("rows", "p", "words"), [(P * P - 1, P, "p\\*p"), (144, 12, "odd"), (0, P, "non-empty")])
 def test_refusals(rows: int, p: int, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         action(torch.randn(rows, D), p)
@@ -90,6 +88,4 @@ def test_the_panel_separates_a_shift_from_its_scrambled_null() -> None:
     off = ~torch.eye(3, dtype=torch.bool).numpy()
     assert scores.orbit[off].min() > 0.999 and scores.scrambled[off].max() < 0.97 > scores.plain[off].max()
     alone = panel(found, [isotropic(16, D, seed) for seed in range(3)])
-    assert alone.orbit[off].mean() == pytest.approx(alone.scrambled[off].mean(), abs=0.03), (
-        "the null of unrelated rows"
-    )
+    assert alone.orbit[off].mean() == pytest.approx(alone.scrambled[off].mean(), abs=0.03), "the null of unrelated rows"

@@ -21,9 +21,7 @@ def batch(config=None, seeds=(1, 2, 3), d_model=10):
         "W_dec": (config.d_sae, d_model),
         "b_dec": (d_model,),
     }
-    return SAEBatch(
-        config, seeds, **{n: torch.randn(len(seeds), *s, generator=draw) for n, s in shapes.items()}
-    )
+    return SAEBatch(config, seeds, **{n: torch.randn(len(seeds), *s, generator=draw) for n, s in shapes.items()})
 
 
 def test_one_seed_of_a_batch_is_a_batch_of_one():
@@ -37,9 +35,7 @@ def test_one_seed_of_a_batch_is_a_batch_of_one():
 
 def test_perfect_and_useless_saes_have_fvu_zero_and_one():
     eye = torch.eye(10)[None]
-    perfect = SAEBatch(
-        SAEConfig(d_sae=10, k=10, signed=True), (0,), eye, torch.zeros(1, 10), eye, torch.zeros(1, 10)
-    )
+    perfect = SAEBatch(SAEConfig(d_sae=10, k=10, signed=True), (0,), eye, torch.zeros(1, 10), eye, torch.zeros(1, 10))
     x = torch.rand(500, 10) + 0.5  # no entry is exactly zero, so every latent fires
     row = perfect.quality(x, x.mean(0))[0]
     assert row["fvu"] == pytest.approx(0, abs=1e-6) and row["l0"] == pytest.approx(10) and row["alive"] == 1
@@ -53,9 +49,7 @@ def test_round_trip_and_faults(tmp_path):
     again = saes.load(tmp_path)
     assert again.config == many.config and again.seeds == many.seeds
     assert all(torch.equal(getattr(many, n), getattr(again, n)) for n in saes.WEIGHTS)
-    (tmp_path / "sae_weights.safetensors").write_bytes(
-        (tmp_path / "sae_weights.safetensors").read_bytes()[:-9]
-    )
+    (tmp_path / "sae_weights.safetensors").write_bytes((tmp_path / "sae_weights.safetensors").read_bytes()[:-9])
     with pytest.raises(ValueError, match="sae_weights.safetensors"):
         saes.load(tmp_path)
     (tmp_path / "cfg.json").write_text("{")

@@ -10,9 +10,7 @@ from husai.simulation import false_alarms
 @pytest.mark.parametrize("n", [5, 8])
 def test_jackknife_covers_and_the_pair_bootstrap_does_not(n: int) -> None:
     jackknife, bootstrap = (simulation.coverage(n, 0.25, method=m) for m in ("jackknife", "pair_bootstrap"))
-    print(
-        f"coverage of 95 % intervals, {n} seeds, rho .25: jackknife {jackknife:.3f}, pair bootstrap {bootstrap:.3f}"
-    )
+    print(f"coverage of 95 % intervals, {n} seeds, rho .25: jackknife {jackknife:.3f}, pair bootstrap {bootstrap:.3f}")
     assert 0.93 <= jackknife <= 0.98
     assert bootstrap < 0.80
 

@@ -87,9 +87,7 @@ def test_crossed_is_the_sum_of_two_jackknives() -> None:
     assert result.df == pytest.approx(df) and 3 <= df <= 7
     assert result.estimate.value == pytest.approx(value)
     assert result.estimate.high - value == pytest.approx(t.ppf(0.975, df) * sqrt(sum(parts)))
-    assert result.estimate.n == 4 and result.estimate.method.startswith(
-        "jackknife over models and SAE seeds, t("
-    )
+    assert result.estimate.n == 4 and result.estimate.method.startswith("jackknife over models and SAE seeds, t(")
 
 
 @pytest.mark.parametrize(
@@ -118,9 +116,7 @@ def test_crossed_covers_and_its_variances_are_unbiased(models: int, parts: tuple
 def test_crossed_takes_one_value_a_seed_too() -> None:
     rng = np.random.default_rng(5)
     draws = [
-        stats.crossed(
-            rng.standard_normal((4, 1)) + 0.5 * rng.standard_normal(6) + 0.7 * rng.standard_normal((4, 6))
-        )
+        stats.crossed(rng.standard_normal((4, 1)) + 0.5 * rng.standard_normal(6) + 0.7 * rng.standard_normal((4, 6)))
         for _ in range(1000)
     ]
     assert 0.93 <= np.mean([r.estimate.low <= 0 <= r.estimate.high for r in draws]) <= 0.98

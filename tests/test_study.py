@@ -136,9 +136,7 @@ def test_all_latents_and_alive_latents_differ_when_some_are_dead(studies):
     acts = studies["real"].activations
     wide = study.run({"x": (acts, converged(256, 3, steps=256))}, SEEDS)["x"]
     assert int((~wide.alive).sum()) > 0
-    alive, every = (
-        comparison.compare([wide], "N0", latents=latents).null_score.value for latents in ("alive", "all")
-    )
+    alive, every = (comparison.compare([wide], "N0", latents=latents).null_score.value for latents in ("alive", "all"))
     assert every > alive
 
 
@@ -178,9 +176,7 @@ def test_sweep_groups_models_under_arm_and_configuration(studies):
     assert set(found) == {("real", 16), ("N4", 16)} and len(found["real", 16]) == 1
     rows = comparison.against_nulls(found["real", 16], {"N4": found["N4", 16]})
     assert list(rows) == ["N0", "N2", "N3", "N4"] and rows["N4"].null == "N4"
-    assert list(
-        comparison.against_nulls(found["real", 16], {"N4": found["N4", 16]}, "activation_matching")
-    ) == ["N4"]
+    assert list(comparison.against_nulls(found["real", 16], {"N4": found["N4", 16]}, "activation_matching")) == ["N4"]
 
 
 def test_independent_data_a_seed_is_trained_apart(studies):
@@ -260,9 +256,7 @@ def test_updates_count_the_latents_that_are_active(studies):
 def test_a_reference_is_part_of_the_address_and_of_the_training(studies):
     one = studies["real"]
     config = replace(CONFIG, steps=256, objective=Objective("pinning", rows=8))
-    first, second, again = (
-        study.run({0: (one.activations, config, one.saes[i])}, SEEDS)[0] for i in (0, 1, 0)
-    )
+    first, second, again = (study.run({0: (one.activations, config, one.saes[i])}, SEEDS)[0] for i in (0, 1, 0))
     assert first.folder == again.folder != second.folder
     assert all(torch.equal(rows[:8], one.saes.W_dec[0, :8]) for rows in first.saes.W_dec)
     assert torch.equal(second.saes.W_dec[2, :8], one.saes.W_dec[1, :8])

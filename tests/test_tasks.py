@@ -101,9 +101,7 @@ def test_frequency_power_of_two_planted_waves():
         1,
     )
     power = frequency_power(table)
-    assert power[4].item() == pytest.approx(0.2, abs=1e-6) and power[16].item() == pytest.approx(
-        0.8, abs=1e-6
-    )
+    assert power[4].item() == pytest.approx(0.2, abs=1e-6) and power[16].item() == pytest.approx(0.8, abs=1e-6)
 
 
 def test_even_modulus_has_no_half_spectrum():

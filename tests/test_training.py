@@ -145,8 +145,7 @@ def test_shared_streams_are_those_of_seed_0(config):
     """Each of the two streams alone makes seeds differ; without both they are one SAE, seed 0's."""
     zero, own = (training.train(DATA, config, [seed], keep=[0]) for seed in (0, 5))
     init, order, both = (
-        training.train(DATA, replace(config, shared=name), [0, 5], keep=[0])
-        for name in ("init", "order", "init order")
+        training.train(DATA, replace(config, shared=name), [0, 5], keep=[0]) for name in ("init", "order", "init order")
     )
     for weight in ("W_enc", "W_dec"):
         first = {key: getattr(run.checkpoints[0], weight) for key, run in {"i": init, "o": order, "b": both}.items()}

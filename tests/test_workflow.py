@@ -146,9 +146,7 @@ def test_an_unknown_parameter_is_refused_before_any_notebook_starts(toy: Path) -
     (toy / "notebooks" / "paper" / "22_b.yml").write_text("k: 2\nkk: 3\n")
     code, out = make(toy)
     assert code != 0 and not ran(out), out
-    assert (
-        "notebooks/paper/22_b.yml gives kk, which notebooks/22_b.ipynb does not know; it knows k, wait" in out
-    )
+    assert "notebooks/paper/22_b.yml gives kk, which notebooks/22_b.ipynb does not know; it knows k, wait" in out
     code, out = make(toy, "nb", "NB=22", "STEPS=3")
     assert code != 0 and "the command line gives steps, which notebooks/22_b.ipynb does not know" in out
     code, out = make(toy, "nb", "NB=99")

@@ -1,7 +1,7 @@
 """Run one notebook through papermill; name its parameters and the library files that it stands on.
 
-    python workflow/runner.py notebooks/22_x.ipynb notebooks/paper/22_x.yml book _build/paper
-    python workflow/runner.py 22 K=8 STEPS=100      # one notebook with parameters: `make nb`
+python workflow/runner.py notebooks/22_x.ipynb notebooks/paper/22_x.yml book _build/paper
+python workflow/runner.py 22 K=8 STEPS=100      # one notebook with parameters: `make nb`
 """
 
 import ast

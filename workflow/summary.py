@@ -1,6 +1,6 @@
 """Print what a run found: a line a notebook, with its seconds and how its claims were judged.
 
-    python workflow/summary.py book/results
+python workflow/summary.py book/results
 """
 
 import json

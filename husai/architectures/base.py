@@ -74,15 +74,11 @@ class Architecture:
         """Return each seed's loss but for AuxK; `target` is what z W_dec shall be, the decoder bias taken off."""
         return objectives.reconstruction(residual(step.weights, z, target))
 
-    def buffers(
-        self, batches: Iterator[Float[Tensor, "seeds batch d_sae"]], config: SAEConfig
-    ) -> dict[str, Tensor]:
+    def buffers(self, batches: Iterator[Float[Tensor, "seeds batch d_sae"]], config: SAEConfig) -> dict[str, Tensor]:
         """Return what is measured, not learned, on the pre-activations of shuffled training batches."""
         return {}
 
-    def fold(
-        self, extra: dict[str, Tensor], mean: Tensor, x_scale: float, y_scale: float
-    ) -> dict[str, Tensor]:
+    def fold(self, extra: dict[str, Tensor], mean: Tensor, x_scale: float, y_scale: float) -> dict[str, Tensor]:
         """Return parameters and buffers for raw units, under the names of `shapes`.
 
         They were trained on (x - mean) * x_scale, with latents y_scale times as large.

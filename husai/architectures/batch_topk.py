@@ -30,18 +30,14 @@ class BatchTopK(Architecture):
         kept = step.pre > step.weights.extra["threshold"][:, None, None]
         return step.pre.relu() * kept
 
-    def buffers(
-        self, batches: Iterator[Float[Tensor, "seeds batch d_sae"]], config: SAEConfig
-    ) -> dict[str, Tensor]:
+    def buffers(self, batches: Iterator[Float[Tensor, "seeds batch d_sae"]], config: SAEConfig) -> dict[str, Tensor]:
         """Return the threshold: batches in which nothing is positive do not count."""
         kept = (largest(pre, config.active) for pre in batches)
         smallest = torch.stack([torch.where(z > 0, z, torch.inf).amin((1, 2)) for z in kept])
         found = smallest.isfinite()
         return {"threshold": torch.where(found, smallest, 0).sum(0) / found.sum(0).clamp(min=1)}
 
-    def fold(
-        self, extra: dict[str, Tensor], mean: Tensor, x_scale: float, y_scale: float
-    ) -> dict[str, Tensor]:
+    def fold(self, extra: dict[str, Tensor], mean: Tensor, x_scale: float, y_scale: float) -> dict[str, Tensor]:
         """The threshold is in units of latents."""
         return {"threshold": extra["threshold"] / y_scale}
 

@@ -43,8 +43,6 @@ class Gated(Architecture):
         terms = config.l1 * objectives.l1(gate) + objectives.reconstruction(error)
         return super().loss(step, z, target, config) + terms
 
-    def fold(
-        self, extra: dict[str, Tensor], mean: Tensor, x_scale: float, y_scale: float
-    ) -> dict[str, Tensor]:
+    def fold(self, extra: dict[str, Tensor], mean: Tensor, x_scale: float, y_scale: float) -> dict[str, Tensor]:
         """The bias is in units of latents."""
         return {"r_mag": extra["r_mag"], "b_mag": extra["b_mag"] / y_scale}

@@ -49,9 +49,7 @@ class JumpReLU(Architecture):
         open_ = heaviside(step.pre.detach(), threshold, config.bandwidth)
         return super().loss(step, z, target, config) + config.l1 * objectives.l1(open_)
 
-    def fold(
-        self, extra: dict[str, Tensor], mean: Tensor, x_scale: float, y_scale: float
-    ) -> dict[str, Tensor]:
+    def fold(self, extra: dict[str, Tensor], mean: Tensor, x_scale: float, y_scale: float) -> dict[str, Tensor]:
         """The threshold is in units of latents."""
         return {"threshold": extra["log_threshold"].exp() / y_scale}
 

@@ -47,9 +47,7 @@ class Route(TopK):
         error = residual(step.weights, z, target).square().sum(-1)
         return (error / step.x.square().sum(-1).clamp(min=torch.finfo(error.dtype).tiny)).mean(1)
 
-    def fold(
-        self, extra: dict[str, Tensor], mean: Tensor, x_scale: float, y_scale: float
-    ) -> dict[str, Tensor]:
+    def fold(self, extra: dict[str, Tensor], mean: Tensor, x_scale: float, y_scale: float) -> dict[str, Tensor]:
         """The router reads raw layers, less b_in."""
         return {"W_router": extra["W_router"] * x_scale, "b_router": extra["b_router"]}
 

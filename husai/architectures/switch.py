@@ -48,9 +48,7 @@ class Switch(Architecture):
         load = config.experts * (share * p.mean(1)).sum(-1)
         return super().loss(step, z, target, config) + config.balance * load
 
-    def fold(
-        self, extra: dict[str, Tensor], mean: Tensor, x_scale: float, y_scale: float
-    ) -> dict[str, Tensor]:
+    def fold(self, extra: dict[str, Tensor], mean: Tensor, x_scale: float, y_scale: float) -> dict[str, Tensor]:
         """The router reads raw inputs."""
         return {"W_router": extra["W_router"] * x_scale, "b_router": mean + extra["b_router"] / x_scale}
 

@@ -79,9 +79,7 @@ class Bench(NamedTuple):
         }
 
 
-def answered(
-    tasks: Sequence[Task], encode: Encode, sizes: Sequence[int] | None
-) -> Float64[np.ndarray, " tasks"]:
+def answered(tasks: Sequence[Task], encode: Encode, sizes: Sequence[int] | None) -> Float64[np.ndarray, " tasks"]:
     """Return the AUC on tasks that share their rows of probes on so many columns of a code, on all columns for None.
 
     Every document's code is computed once for all tasks.

@@ -3,9 +3,7 @@
 import numba
 import numpy as np
 
-compiled = numba.njit(
-    fastmath={"reassoc", "contract", "nsz", "arcp"}, error_model="numpy", nogil=True, cache=True
-)
+compiled = numba.njit(fastmath={"reassoc", "contract", "nsz", "arcp"}, error_model="numpy", nogil=True, cache=True)
 
 
 @numba.njit(fastmath=True, nogil=True, cache=True)  # without care for NaN, or it is not done in whole vectors

@@ -64,9 +64,7 @@ def heatmaps(
     return figure
 
 
-def stacked(
-    panels: Mapping[str, Mapping[str, Mapping[str, Estimate]]], kinds: Sequence[str], xlabel: str
-) -> Figure:
+def stacked(panels: Mapping[str, Mapping[str, Mapping[str, Estimate]]], kinds: Sequence[str], xlabel: str) -> Figure:
     """Draw the shares of some kinds end to end, one bar a condition, {panel: {condition: {kind: share}}}.
 
     Panels stand below one another. At the end of every share stands its interval, each at a height of its own; a kind

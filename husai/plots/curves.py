@@ -104,9 +104,7 @@ def interval_panels(
     """
     columns = columns or len(panels)
     rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(4.4 * columns + 0.4, 3.3 * rows), squeeze=False, sharey=alike
-    )
+    figure, axes = plt.subplots(rows, columns, figsize=(4.4 * columns + 0.4, 3.3 * rows), squeeze=False, sharey=alike)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis, (title, (xlabel, series)) in zip(axes.flat, panels.items(), strict=False):

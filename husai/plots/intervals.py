@@ -34,9 +34,7 @@ def forest(
     for axis, (name, rows) in zip(axes[:, 0], groups.items(), strict=True):
         for index, estimate in enumerate(rows.values()):
             error = [[estimate.value - estimate.low], [estimate.high - estimate.value]]
-            axis.errorbar(
-                estimate.value, index, xerr=error, fmt="o", color=COLOURS[0], ms=4.5, capsize=2.5, lw=1.4
-            )
+            axis.errorbar(estimate.value, index, xerr=error, fmt="o", color=COLOURS[0], ms=4.5, capsize=2.5, lw=1.4)
         if zero is not None:
             axis.axvline(zero, color="0.35", lw=1)
         if margin is not None:
@@ -93,9 +91,7 @@ def scatter(
 
 def reliability(series: Mapping[str, Sequence[tuple[Estimate, Estimate]]]) -> Figure:
     """Draw predicted probabilities against the share that came true, one line a series, beside the diagonal."""
-    figure = scatter(
-        series, "predicted probability", "share that came true", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03)
-    )
+    figure = scatter(series, "predicted probability", "share that came true", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     figure.axes[0].plot([0, 1], [0, 1], color="0.45", ls="--", lw=1.2)
     return figure
 
@@ -122,28 +118,18 @@ def pairs(
             jitter = np.linspace(-0.28, -0.06, len(scores))
             axis.plot(column + jitter, scores, "o", ms=3, color=COLOURS[0], alpha=0.45, mew=0)
             error = [[estimate.value - estimate.low], [estimate.high - estimate.value]]
-            axis.errorbar(
-                column + 0.16, estimate.value, yerr=error, fmt="o", color=COLOURS[0], ms=5, capsize=3
-            )
+            axis.errorbar(column + 0.16, estimate.value, yerr=error, fmt="o", color=COLOURS[0], ms=5, capsize=3)
             for shade, (name, levels) in zip(("0.25", "0.5", "0.68"), (nulls or {}).items(), strict=False):
                 if condition in levels:
                     level = levels[condition]
                     axis.fill_between(
                         [column - 0.38, column + 0.38], level.low, level.high, color=shade, alpha=0.3, lw=0
                     )
-                    axis.plot(
-                        [column - 0.38, column + 0.38], [level.value] * 2, color=shade, lw=1.6, label=name
-                    )
+                    axis.plot([column - 0.38, column + 0.38], [level.value] * 2, color=shade, lw=1.6, label=name)
         axis.set(title=title, xticks=range(len(rows)), xticklabels=list(rows), **scales)
         axis.grid(axis="x", alpha=0)
     axes[0, 0].set_ylabel(ylabel)
-    handles = {
-        name: handle
-        for axis in axes[0]
-        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
+    handles = {name: handle for axis in axes[0] for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
     if handles:
-        axes[0, -1].legend(
-            handles.values(), handles.keys(), fontsize=8.5, bbox_to_anchor=(1.02, 1), loc="upper left"
-        )
+        axes[0, -1].legend(handles.values(), handles.keys(), fontsize=8.5, bbox_to_anchor=(1.02, 1), loc="upper left")
     return figure

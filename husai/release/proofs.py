@@ -47,9 +47,7 @@ class Measured(NamedTuple):
     attainable: tuple[float, float] = (-math.inf, math.inf)
 
 
-def proofs(
-    name: str, study: Study, trained: Mapping[str, Study], bench: Bench
-) -> tuple[list[gate.Evidence], str]:
+def proofs(name: str, study: Study, trained: Mapping[str, Study], bench: Bench) -> tuple[list[gate.Evidence], str]:
     """Return all evidence about a study, and the baseline that its probes are compared with.
 
     `trained` holds the trained nulls of the same recipe by name.
