@@ -68,8 +68,13 @@ def json_object(path: Path) -> dict[str, Any]:
     try:
         size = path.stat().st_size
         require(size <= LARGEST, path.name, f"{size} bytes long", f"at most {LARGEST}")
-        text, number = path.read_text("utf-8"), {"parse_int": _whole, "parse_float": _finite, "parse_constant": _finite}
-        content = json.loads(text, object_pairs_hook=_once, **number)
+        content = json.loads(
+            path.read_text("utf-8"),
+            object_pairs_hook=_once,
+            parse_int=_whole,
+            parse_float=_finite,
+            parse_constant=_finite,
+        )
     except (OSError, ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise ValueError(f"folder is {path.parent.name!r}; wanted a readable {path.name} in it ({reason})") from None

@@ -74,7 +74,7 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
     inside(path.parent, path.name)
     try:
         packed = _packed(path)
-        content = None if packed else torch.load(path, map_location="cpu", weights_only=True)
+        content: dict[str, Tensor] = {} if packed else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken or malicious pickle may raise anything
         raise ValueError(
             f"path is {path.name!r}; wanted a complete PyTorch file of tensors only, and nothing in this one was run "

@@ -184,7 +184,7 @@ def _ticks(axis: Axis) -> Sequence[tuple[float, str]]:
     locator, words = axis.get_major_locator(), axis.get_major_formatter()
     if not (isinstance(locator, FixedLocator) and isinstance(words, FuncFormatter)):
         return ()
-    return [(float(at), words(at)) for at in locator.locs]
+    return [(float(at), words(at)) for at in locator()]
 
 
 def _nearest(place: Any, ticks: Sequence[tuple[float, str]]) -> str:
