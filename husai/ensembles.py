@@ -1,33 +1,24 @@
 """One SAE out of a group of seeds: methods of equal total compute, and what each gains between disjoint groups."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from husai import activations, consensus, nulls, saes, study
+from husai import activations, centroids, saes, study
 from husai.activations import Activations
 from husai.config import Objective, TrainConfig, require
 from husai.recipes import converged
 from husai.saes import SAEBatch
 from husai.shards import in_memory
-from husai.similarity import cosine_matrix, unit_rows
 from husai.study import Study
-from husai.tasks import generator
 
 METRIC = "frequency_weighted_hungarian"
 """The primary endpoint: raw, signed, over alive latents, between groups."""
-FLOOR, QUANTILE = 0.7, 0.999
-"""A match is a cosine above this, and above this share of those between covariance-matched draws."""
 PULL = Objective("consensus", weight=0.1, fade=0.5, every=8)
 """How a retrained SAE is held near the centroids: T3's weight, gone after half of the steps."""
-CANDIDATES = 512
-"""Data points, drawn by each group for itself, from which its missing rows are filled: few, so that few are shared."""
 WORSE = 1.05
 """Largest ratio of FVUs at which a method counts as reconstructing no worse."""
 
@@ -69,14 +60,6 @@ class Outcome(Study):
 
 Members = dict[tuple[TrainConfig, int], Study]
 """Studies by configuration and place in the groups."""
-
-
-class Latents(NamedTuple):
-    """The rows of a dictionary, of which there may be none."""
-
-    decoder: Float[Tensor, "rows d_model"]
-    encoder: Float[Tensor, "rows d_model"]
-    bias: Float[Tensor, " rows"]
 
 
 def groups(number: int, size: int, first: int = 0) -> list[tuple[int, ...]]:
@@ -147,7 +130,7 @@ def _made(name: str, way: Method, acts: Activations, seeds: Sequence[Sequence[in
         return study.run({name: (acts, way.config)}, [group[0] for group in seeds])[name]
     x = in_memory(acts.fit)
     if way.how == "residuals":
-        starts = [filled(_none(x), way.config, x.mean(0), x, group[0]) for group in seeds]
+        starts = [centroids.filled(centroids.none(x), way.config, x.mean(0), x, group[0]) for group in seeds]
         return _retrained(way.config, Objective("consensus"), acts, starts, [group[0] for group in seeds])
     parts = _members(way, acts, seeds, members)
     if way.how == "best":
@@ -156,7 +139,7 @@ def _made(name: str, way: Method, acts: Activations, seeds: Sequence[Sequence[in
     starts = []
     for index, (latents, group) in enumerate(zip(agreed, seeds, strict=True)):
         centre = torch.stack([part.saes.b_dec[index] for part in parts]).mean(0)
-        starts.append(filled(latents, way.config, centre, x, group[-1]))
+        starts.append(centroids.filled(latents, way.config, centre, x, group[-1]))
     if way.how == "consensus":
         rows = min(way.config.sae.d_sae // 2, *(len(latents.bias) for latents in agreed))
         pull = replace(PULL, rows=rows) if rows else Objective("consensus")
@@ -165,21 +148,21 @@ def _made(name: str, way: Method, acts: Activations, seeds: Sequence[Sequence[in
     return Outcome(acts, parts[0].config, made.seeds, parts[0].folder, made={way.config.steps: made})
 
 
-def shared(way: Method, acts: Activations, seeds: Sequence[Sequence[int]]) -> list[Latents]:
-    """Return the `centroids` from which each group makes its SAE; a consensus holds the first ones while it retrains.
+def shared(way: Method, acts: Activations, seeds: Sequence[Sequence[int]]) -> list[centroids.Latents]:
+    """Return the centroids from which each group makes its SAE; a consensus holds the first ones while it retrains.
 
     It holds half as many as there are latents, or as few as the group with the fewest has: centroids alone.
     """
     return _agreed(way, _members(way, acts, seeds, {}))
 
 
-def _agreed(way: Method, parts: Sequence[Study]) -> list[Latents]:
+def _agreed(way: Method, parts: Sequence[Study]) -> list[centroids.Latents]:
     root = parts[0].activations.root
-    tau = thresholds(root, way.config.sae.d_sae)
+    tau = centroids.thresholds(root, way.config.sae.d_sae)
     places = range(len(parts[0].seeds))
     batches = [saes.stack([part.saes[index] for part in parts]) for index in places]
     rates = [torch.stack([part.fitted[1][index] for part in parts]) for index in places]
-    return [centroids(batch, rate, root, *tau) for batch, rate in zip(batches, rates, strict=True)]
+    return [centroids.of(batch, rate, root, *tau) for batch, rate in zip(batches, rates, strict=True)]
 
 
 def _members(way: Method, acts: Activations, seeds: Sequence[Sequence[int]], known: Members) -> list[Study]:
@@ -221,95 +204,3 @@ def best_of(studies: Sequence[Study]) -> Outcome:
     """
     chosen = np.argmin([[row["fvu"] for row in one.fitted[0]] for one in studies], axis=0)
     return picked([studies[j] for j in chosen], range(len(chosen)))
-
-
-def thresholds(root: Float[Tensor, "d_model d_model"], rows: int) -> tuple[float, float]:
-    """Return the cosines above which decoder rows, and pre-activations, match: what chance (N2) reaches one time in
-    a thousand, at least FLOOR. `root` is that of the activations' covariance."""
-    draws = [nulls.coloured(root, rows, seed) for seed in (-1, -2)]
-    sides = draws, [side @ root.float() for side in draws]
-    decoder, encoder = (max(FLOOR, float(cosine_matrix(a, b).quantile(QUANTILE))) for a, b in sides)
-    return decoder, encoder
-
-
-def centroids(
-    members: SAEBatch,
-    rates: Float[Tensor, "seeds d_sae"],
-    root: Float[Tensor, "d_model d_model"],
-    decoder_tau: float,
-    encoder_tau: float,
-) -> Latents:
-    """Return the centroids of features that at least half of the seeds share, the best supported and commonest first.
-
-    Alive latents (of a firing rate above 0.1 %) match when each is the other's nearest in signed cosine of decoder
-    rows and of encoder rows, both above their thresholds; encoder rows are compared by the correlation of the
-    pre-activations that they cause on data of this covariance root, as what lies off its span is never trained.
-    Clusters are connected components; a centroid is the mean of its members' decoder rows (of length 1 again), encoder
-    rows and biases. The order is by number of seeds times mean firing rate, and not more are kept than an SAE has
-    latents. ValueError: fewer than 2 seeds.
-    """
-    require(len(members) >= 2, "members", f"{len(members)} SAE", "at least 2, between which features are matched")
-    alive = rates > 1e-3
-    decoder = members.decoders(alive)
-    encoder = [one.T[kept] for one, kept in zip(members.W_enc, alive, strict=True)]
-    seen = [rows @ root.to(rows) for rows in encoder]
-    found = {
-        (i, j): _both(
-            consensus.mutual_neighbours(decoder[i], decoder[j], decoder_tau),
-            consensus.mutual_neighbours(seen[i], seen[j], encoder_tau),
-        )
-        for i in range(len(members))
-        for j in range(i)
-    }
-    cluster, support = consensus.clusters(found, [len(rows) for rows in decoder])
-    label, size = torch.from_numpy(cluster).long(), torch.from_numpy(np.bincount(cluster))
-
-    def mean(values: Tensor) -> Tensor:
-        total = values.new_zeros(len(size), *values.shape[1:]).index_add_(0, label, values)
-        return total / size.reshape(-1, *[1] * (values.ndim - 1)).to(values)
-
-    weight = torch.from_numpy(support) * mean(rates[alive])
-    weight[torch.from_numpy(support) < max(2, math.ceil(len(members) / 2))] = -1
-    order = weight.argsort(descending=True, stable=True)
-    order = order[weight[order] >= 0][: members.config.d_sae]
-    every = unit_rows(mean(torch.cat(decoder))), mean(torch.cat(encoder)), mean(members.b_enc[alive])
-    return Latents(*(values[order] for values in every))
-
-
-def filled(latents: Latents, config: TrainConfig, centre: Tensor, x: Float[Tensor, "n d_model"], seed: int) -> SAEBatch:
-    """Return an SAE that starts with these latents, its other rows filled greedily from what they leave of the data.
-
-    Of `CANDIDATES` data points, drawn by the seed, the one with the largest residual gives the next row, for encoder
-    and decoder alike; what it explains of every residual is taken off before the next.
-    """
-    rows = len(latents.bias)
-    draw = torch.randperm(len(x), generator=generator(seed, "ensembles/fill"))[:CANDIDATES]
-    left = x[draw] - (_sae(latents, config, centre, seed).reconstruct(x[draw])[0] if rows else centre)
-    added = []
-    for _ in range(config.sae.d_sae - rows):
-        added.append(unit_rows(left[left.norm(dim=1).argmax()][None])[0])
-        left = left - (left @ added[-1]).relu()[:, None] * added[-1]
-    more = torch.stack(added) if added else x[:0]
-    decoder, encoder = torch.cat([latents.decoder, more]), torch.cat([latents.encoder, more])
-    return _sae(Latents(decoder, encoder, torch.cat([latents.bias, more.new_zeros(len(more))])), config, centre, seed)
-
-
-def _sae(latents: Latents, config: TrainConfig, centre: Tensor, seed: int) -> SAEBatch:
-    shape = replace(config.sae, d_sae=len(latents.bias), k=min(config.sae.active, len(latents.bias)))
-    encoder, bias, decoder, offset = (
-        weight[None].clone() for weight in (latents.encoder.T, latents.bias, latents.decoder, centre)
-    )
-    return SAEBatch(shape, (seed,), encoder, bias, decoder, offset)
-
-
-def _none(x: Tensor) -> Latents:
-    return Latents(x[:0], x[:0], x[:0, 0])
-
-
-def _both(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the pairs that are in both lists."""
-    wanted = set(zip(*(side.tolist() for side in other), strict=True))
-    kept = torch.tensor(
-        [pair in wanted for pair in zip(*(side.tolist() for side in one), strict=True)], dtype=torch.bool
-    )
-    return one[0][kept], one[1][kept]

@@ -1,4 +1,4 @@
-"""Ensembles: planted features come back as centroids, groups stay apart, and every method costs the same."""
+"""Ensembles: groups stay apart, and every method costs the same."""
 
 import json
 from dataclasses import replace
@@ -7,19 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from centroids_planted import D, K, noisy, planted
 
-from husai import artifacts, ensembles, study
+from husai import artifacts, centroids, ensembles, study
 from husai.activations import Activations, split
 from husai.config import Objective
 from husai.identifiability import recipe
-from husai.metrics import recovery
-from husai.nulls import covariance_root, isotropic
-from husai.saes import SAEBatch
-from husai.similarity import cosine_matrix
+from husai.nulls import covariance_root
 from husai.tasks import sparse_dictionary
 
-D, WIDTH, K = 16, 24, 3
+WIDTH = 24
 TOTAL = 64
 
 
@@ -32,98 +29,6 @@ def data() -> Activations:
 @pytest.fixture
 def ways() -> dict[str, ensembles.Method]:
     return ensembles.methods(recipe(WIDTH, K, TOTAL), size=4, l2=1e-5, mutual=0.1)
-
-
-def noisy(atoms: torch.Tensor, noise: float, seeds: int = 3) -> SAEBatch:
-    """Return copies of a dictionary in other orders, every row turned by a little noise of its own."""
-    rows = []
-    for seed in range(seeds):
-        draw = torch.Generator().manual_seed(seed)
-        moved = atoms + noise * torch.randn(atoms.shape, generator=draw) / D**0.5
-        rows.append(torch.nn.functional.normalize(moved, dim=1)[torch.randperm(len(atoms), generator=draw)])
-    decoder = torch.stack(rows)
-    config = recipe(len(atoms), K, 1).sae
-    zeros = torch.zeros(seeds, len(atoms))
-    return SAEBatch(config, tuple(range(seeds)), decoder.transpose(1, 2).clone(), zeros, decoder, torch.zeros(seeds, D))
-
-
-def planted() -> tuple[torch.Tensor, torch.Tensor]:
-    """Return 12 well separated atoms, and data that they make: the commonest first."""
-    atoms = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(3))).Q[:12]
-    draw = torch.Generator().manual_seed(4)
-    rates = torch.linspace(0.6, 0.1, 12)
-    codes = (torch.rand(2000, 12, generator=draw) < rates) * (1 + torch.rand(2000, 12, generator=draw))
-    return atoms, codes @ atoms
-
-
-def centroids(members: SAEBatch, x: Tensor, *tau: float) -> ensembles.Latents:
-    return ensembles.centroids(members, members.firing(x), covariance_root(x), *tau)
-
-
-def test_three_noisy_copies_give_the_dictionary_back() -> None:
-    atoms, x = planted()
-    found = centroids(noisy(atoms, 0.3), x, 0.7, 0.7)
-    single = recovery(noisy(atoms, 0.3).W_dec[0], atoms)
-    assert len(found.bias) == 12
-    assert recovery(found.decoder, atoms) > single + 0.01, "the mean of three is nearer than one"
-    assert recovery(found.encoder, atoms) > 0.95
-    torch.testing.assert_close(found.decoder.norm(dim=1), torch.ones(12))
-
-
-def test_what_one_seed_alone_has_is_left_out_and_the_order_is_by_support_and_frequency() -> None:
-    atoms, x = planted()
-    members = noisy(atoms, 0.05)
-    strange = isotropic(4, D, 9)
-    for rows in (0, 1):  # the first atom leaves one seed, the twelfth two
-        gone = cosine_matrix(members.W_dec[rows], atoms[[0, 11]]).argmax(0)
-        swap = gone if rows == 0 else gone[1:]
-        members.W_dec[rows, swap] = strange[2 * rows : 2 * rows + len(swap)]
-        members.W_enc[rows][:, swap] = members.W_dec[rows, swap].T
-    found = centroids(members, x, 0.9, 0.9)
-    which = cosine_matrix(found.decoder, atoms).argmax(1).tolist()
-    assert sorted(which) == list(range(11)), "all but the one that a single seed has"
-    rates = members.firing(x)[2][cosine_matrix(members.W_dec[2], atoms).argmax(0)]
-    score = rates * torch.tensor([2.0] + [3.0] * 10 + [1.0])
-    assert np.corrcoef([float(score[i]) for i in which], np.arange(11))[0, 1] < -0.9
-    assert which.index(0) > which.index(2), "commoner, but in two seeds alone"
-
-
-def test_a_match_needs_the_encoder_too() -> None:
-    atoms, x = planted()
-    members = noisy(atoms, 0.05)
-    members.W_enc[0] = members.W_enc[0].roll(1, 1)  # every latent of the first seed reads what its neighbour writes
-    members.W_enc[1] = -members.W_enc[1]
-    assert len(centroids(members, x, 0.7, 0.7).bias) == 0
-
-
-def test_encoders_are_compared_on_the_data_alone() -> None:
-    atoms, x = planted()
-    x = x - (x @ atoms[0])[:, None] * atoms[0]  # a direction without data
-    members = noisy(atoms[1:], 0.05)
-    members.W_enc.add_(5 * torch.randn(3, 1, 11) * atoms[0][:, None])
-    assert len(centroids(members, x, 0.7, 0.7).bias) == 11
-
-
-def test_missing_rows_are_the_largest_residuals() -> None:
-    atoms, x = planted()
-    known = ensembles.Latents(atoms[:10], atoms[:10], torch.zeros(10))
-    config = replace(recipe(12, 3, 1), sae=replace(recipe(12, 12, 1).sae, k=12))
-    start = ensembles.filled(known, config, torch.zeros(D), x, 0)
-    assert torch.equal(start.W_dec[0, :10], atoms[:10]) and torch.equal(start.W_enc[0].T, start.W_dec[0])
-    plane = start.W_dec[0, 10:] @ atoms[10:].T  # what is left lies in the plane of the two missing atoms
-    torch.testing.assert_close(plane.norm(dim=1), torch.ones(2))
-    none = ensembles.Latents(x[:0], x[:0], x[:0, 0])
-    one, other = (ensembles.filled(none, config, x.mean(0), x, seed) for seed in (0, 1))
-    assert len(one.W_dec[0]) == 12 and not torch.equal(one.W_dec, other.W_dec), "each group draws its own data points"
-    torch.testing.assert_close(one.W_dec[0].norm(dim=1), torch.ones(12))
-
-
-def test_thresholds_are_what_chance_seldom_reaches() -> None:
-    wide = torch.randn(500, 64, generator=torch.Generator().manual_seed(0))
-    assert ensembles.thresholds(covariance_root(wide), 40) == (0.7, 0.7), "the floor, where chance stays below it"
-    narrow = wide * torch.tensor([1.0, 1.0, 0.5] + [1e-3] * 61)
-    decoder, encoder = ensembles.thresholds(covariance_root(narrow), 40)
-    assert 0.95 < decoder < encoder <= 1
 
 
 def test_groups_are_disjoint_and_sizes_agree(data: Activations, ways: dict[str, ensembles.Method]) -> None:
@@ -204,8 +109,8 @@ def test_a_consensus_starts_from_the_centroids(data: Activations, ways: dict[str
     assert outcome.seeds == (3, 7, 11) and outcome.config.objective.name == "consensus"
     members = study.run({0: (data, way.config)}, [0, 1, 2])[0]
     x = data.fit
-    tau = ensembles.thresholds(covariance_root(x), WIDTH)
-    wanted = centroids(members.saes, x, *tau).decoder
+    tau = centroids.thresholds(covariance_root(x), WIDTH)
+    wanted = centroids.of(members.saes, members.saes.firing(x), covariance_root(x), *tau).decoder
     assert len(wanted) > WIDTH // 2
     torch.testing.assert_close(outcome.at(0).W_dec[0, : len(wanted)], wanted)
     assert torch.equal(ensembles.shared(way, data, seeds)[0].decoder, wanted)
@@ -215,12 +120,12 @@ def test_a_consensus_starts_from_the_centroids(data: Activations, ways: dict[str
 def test_no_more_rows_are_held_than_every_group_has_centroids(
     data: Activations, ways: dict[str, ensembles.Method], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ensembles, "FLOOR", 0.9)
+    monkeypatch.setattr(centroids, "FLOOR", 0.9)
     seeds = ensembles.groups(3, 4)
     counts = [len(one.bias) for one in ensembles.shared(ways["consensus"], data, seeds)]
     outcome = ensembles.grouped({"consensus": ways["consensus"]}, data, seeds)["consensus"]
     assert outcome.config.objective.rows == min(counts) < WIDTH // 2
-    monkeypatch.setattr(ensembles, "FLOOR", 1.0)
+    monkeypatch.setattr(centroids, "FLOOR", 1.0)
     outcome = ensembles.grouped({"consensus": ways["consensus"]}, data, seeds)["consensus"]
     assert outcome.config.objective == Objective("consensus"), "nothing to hold"
     assert outcome.quality["fvu"].value < 1

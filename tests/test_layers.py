@@ -16,7 +16,7 @@ FLOORS = [
     "activations engines feed coupling calibration training health language",
     "study comparison contrasts frontier dynamics replication identifiability interventions benches report "
     "circuits ranks effects consistency subspaces fates pinning ablations sensitivity selection pulls "
-    "ensembles gains silenced language stress release axes pairs",
+    "centroids ensembles gains silenced language stress release axes pairs",
 ]
 FLOOR = {f"husai.{name}": floor for floor, names in enumerate(FLOORS) for name in names.split()}
 LIGHT = ["config", "provenance", "evidence", "stats", "gate", "plots"]
