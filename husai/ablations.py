@@ -15,7 +15,6 @@ from husai.config import require, stream_seed
 from husai.evidence import Estimate
 from husai.models import Models
 from husai.saes import SAEBatch
-from husai.shards import in_memory
 from husai.similarity import best_cosines
 from husai.study import Study
 
@@ -86,7 +85,7 @@ def _of(site: interventions.Site, study: Study, index: int, stability: Tensor) -
         "own": sae.W_dec[0],
         "double": 2 * sae.W_dec[0],
         "N0": nulls.isotropic(n, d, seed),
-        "N2": nulls.covariance_matched(in_memory(study.activations.fit), n, seed),
+        "N2": nulls.coloured(study.activations.root, n, seed),
     }
     divergence = {name: interventions.latent_effects(site, replace(sae, W_dec=one[None])) for name, one in rows.items()}
     z = sae.encode(site.x)[0]

@@ -55,6 +55,12 @@ class Activations(NamedTuple):
         shards.in_memory(self.values)
         return _root(self)
 
+    @property
+    def axes(self) -> Float[Tensor, "d_model d_model"]:
+        """Principal axes of the training rows, the largest last (`nulls.principal_axes`), computed once; as `root`."""
+        shards.in_memory(self.values)
+        return _axes(self)
+
     def whole(self) -> "Activations":
         """Return the same activations with nothing held out, as the sources trained."""
         return self._replace(training=torch.ones_like(self.training))
@@ -91,6 +97,12 @@ def _mean(acts: Activations) -> Tensor:
 @lru_cache(maxsize=4)
 def _root(acts: Activations) -> Tensor:
     return nulls.covariance_root(shards.in_memory(acts.fit))
+
+
+@lru_cache(maxsize=4)
+def _axes(acts: Activations) -> Tensor:
+    rows = shards.in_memory(acts.fit)
+    return nulls.principal_axes(rows, rows.shape[1])
 
 
 def split(values: Float[Tensor, "n d_model"] | Shards, seed: int, name: str = "", held_out: float = 0.2) -> Activations:

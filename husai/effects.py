@@ -21,7 +21,6 @@ from husai.config import require
 from husai.evidence import Estimate
 from husai.interventions import Site, steer
 from husai.matching import Matching, matching
-from husai.shards import in_memory
 from husai.similarity import cosine_matrix, unit_rows
 from husai.study import Study
 from husai.tasks import generator
@@ -255,4 +254,4 @@ def _pool(study: Study, null: str) -> Tensor:
     n = math.comb(len(study.seeds), 2) * POOL
     if null == "N0":
         return nulls.isotropic(n, study.saes.W_dec.shape[2], POOL_SEED)
-    return nulls.covariance_matched(in_memory(study.activations.fit), n, POOL_SEED).float()
+    return nulls.coloured(study.activations.root, n, POOL_SEED).float()

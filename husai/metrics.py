@@ -22,9 +22,7 @@ RankKind = Literal["singular_entropy", "variance_entropy", "participation_ratio"
 VarianceKind = Literal["uncentred", "all_values", "own_mean"]
 
 
-def mean_max_cosine(
-    a: Float[Tensor, "n_a d_model"], b: Float[Tensor, "n_b d_model"], *, signed: bool = False
-) -> float:
+def mean_max_cosine(a: Float[Tensor, "n_a d_model"], b: Float[Tensor, "n_b d_model"], *, signed: bool = False) -> float:
     """Return the symmetric mean over features of the best cosine in the other dictionary: the sources' PWMCC.
 
     1/2 [mean_i max_j |cos(a_i, b_j)| + mean_j max_i |cos(a_i, b_j)|]; `signed` drops the absolute value. Many
@@ -54,9 +52,7 @@ def frequency_weighted_max_cosine(
     return sum(float((p * best).sum() / p.sum()) for p, best in ((freq_a, best_a), (freq_b, best_b))) / 2
 
 
-def hungarian_mcc(
-    a: Float[Tensor, "n_a d_model"], b: Float[Tensor, "n_b d_model"], *, signed: bool = True
-) -> float:
+def hungarian_mcc(a: Float[Tensor, "n_a d_model"], b: Float[Tensor, "n_b d_model"], *, signed: bool = True) -> float:
     """Return the mean cosine under the best one-to-one matching: PW-MCC; against a known truth, GT-MCC.
 
     max over matchings of sum cos(a_i, b_match(i)) / max(n_a, n_b): features left over count as 0;
@@ -193,9 +189,10 @@ def fvu(
     same_shape(x=x, x_hat=x_hat)
     same_shape(x_i=x[0], mean=mean)
     check(x=x, x_hat=x_hat, mean=mean[None])
-    total = (x.double() - mean).square().sum()
+    x = x.double()
+    total = (x - mean).square_().sum()
     require(bool(total > 0), "x", "equal to the mean everywhere", "activations that vary")
-    return float((x.double() - x_hat).square().sum() / total)
+    return float((x - x_hat).square_().sum() / total)
 
 
 def other_explained_variance(
@@ -256,9 +253,7 @@ def _check_frequencies(**sides: tuple[Tensor, Tensor]) -> None:
         require(valid, name, "negative, not finite or all zero", "firing frequencies")
 
 
-def pairwise_matrix(
-    metric: Callable[..., float], *stacks: Sequence[Tensor] | Tensor, **options: object
-) -> np.ndarray:
+def pairwise_matrix(metric: Callable[..., float], *stacks: Sequence[Tensor] | Tensor, **options: object) -> np.ndarray:
     """Return the symmetric matrix [S, S] of a metric over all pairs of seeds, 1 on its diagonal.
 
     Each stack holds one tensor a seed (a list, or a leading seed dimension). The metric is called with

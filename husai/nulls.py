@@ -136,7 +136,8 @@ def shuffle_coordinates(acts: Float[Tensor, "inputs d"], seed: int) -> Float[Ten
     axes = torch.linalg.eigh(centred.T @ centred).eigenvectors
     coordinates = centred @ axes
     keys = torch.rand(acts.shape, generator=generator(seed, "nulls/shuffle"), dtype=torch.float64)
-    shuffled = coordinates.gather(0, keys.argsort(0))
+    order = keys.T.contiguous().argsort(1)  # every coordinate's inputs side by side: twice as fast
+    shuffled = coordinates.T.contiguous().gather(1, order).T.contiguous()
     return (shuffled @ axes.T + acts.double().mean(0)).to(acts.dtype)
 
 

@@ -18,7 +18,6 @@ from husai.evidence import Estimate
 from husai.matching import matching
 from husai.metrics import mean_max_cosine, recovery
 from husai.saes import SAEBatch
-from husai.shards import in_memory
 from husai.study import Condition, Study, score_matrix
 
 METRIC = "mean_max_cosine"
@@ -131,13 +130,11 @@ def rest(study: Study, plain: Study) -> dict[str, Estimate | float]:
     """
     masks = _unpinned(study, plain)
     counts = torch.minimum(*(mask.sum(1) for mask in masks)).tolist()
-    ours, theirs = (
-        one.matrix(METRIC, one.commonest(counts, m)) for one, m in zip((study, plain), masks, strict=True)
-    )
-    fit = in_memory(study.activations.fit)
+    ours, theirs = (one.matrix(METRIC, one.commonest(counts, m)) for one, m in zip((study, plain), masks, strict=True))
+    root = study.activations.root
     chance = {
-        "N0": [nulls.isotropic(n, fit.shape[1], seed) for n, seed in zip(counts, study.seeds, strict=True)],
-        "N2": [nulls.covariance_matched(fit, n, seed) for n, seed in zip(counts, study.seeds, strict=True)],
+        "N0": [nulls.isotropic(n, len(root), seed) for n, seed in zip(counts, study.seeds, strict=True)],
+        "N2": [nulls.coloured(root, n, seed) for n, seed in zip(counts, study.seeds, strict=True)],
     }
     found = {"score": ours, "counterpart": theirs} | {null: score_matrix(METRIC, x) for null, x in chance.items()}
     gain = stats.difference(ours, theirs)

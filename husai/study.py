@@ -23,25 +23,11 @@ from husai.shards import in_memory
 
 MODULES = (
     *(f"config.{name}" for name in ("base", "objective", "autoencoders", "substrates")),
-    "tasks",
-    "objectives",
-    "shards",
-    "kernels",
-    "kernels.rows",
-    "kernels.selection",
-    "kernels.step",
-    "engines",
-    "feed",
-    "coupling",
-    "similarity",
-    "metrics",
-    "calibration",
-    "training",
-    "saes",
-    "architectures",
+    *"tasks objectives shards kernels kernels.rows kernels.selection kernels.step engines feed coupling".split(),
+    *"similarity metrics calibration training saes architectures".split(),
     *(f"architectures.{name}" for name in ("base", *NAMES)),
 )
-
+"""What trained SAEs depend on: a change of one of these trains them anew."""
 
 Data = Activations | Sequence[Activations]
 Condition = tuple[Data, TrainConfig] | tuple[Data, TrainConfig, SAEBatch]

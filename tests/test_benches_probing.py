@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from husai.activations import Activations
 from husai.benches import probing
@@ -56,6 +57,17 @@ def test_the_scale_and_the_sign_of_a_column_change_nothing():
     for k in (1, 2, None):
         first, second = (probing.sparse_probe(*halves(z, y), k) for z in (x, other))
         assert first.auc == pytest.approx(second.auc, abs=1e-6) and first.columns == second.columns
+
+
+def test_one_column_ranks_as_a_regression_on_it_does_whatever_the_penalty():
+    for shift in (-0.3, 0.6):
+        x, y = blobs(300, 4, {2: shift})
+        train_x, train_y, test_x, test_y = halves(x.round(decimals=1), y)  # with ties
+        (found,) = probing.probes(train_x, train_y, test_x, test_y, sizes=[1])
+        column = list(found.columns)
+        for penalty in probing.PENALTIES:
+            fitted = LogisticRegression(C=penalty).fit(train_x[:, column].numpy(), train_y.numpy())
+            assert found.auc == probing.auc(fitted.decision_function(test_x[:, column].numpy()), test_y.numpy())
 
 
 def test_labels_that_mean_nothing_score_a_half():

@@ -138,6 +138,8 @@ def _auc(
     x: np.ndarray, y: np.ndarray, other_x: np.ndarray, other_y: np.ndarray, columns: np.ndarray, c: float
 ) -> float:
     x, other_x = x[:, columns], other_x[:, columns]
+    if len(columns) == 1:  # ranks on one column depend on the sign of its weight alone: that of the means' difference
+        return auc(np.sign(x[y].mean() - x[~y].mean()) * other_x[:, 0], other_y)
     spread = x.std(0)
     scale = np.where(spread > 0, spread, 1.0)
     model = LogisticRegression(C=c, max_iter=1000).fit((x - x.mean(0)) / scale, y)
@@ -288,4 +290,4 @@ def over_classes(
 
 def _named(estimate: Estimate, method: str) -> Estimate:
     """Return an estimate with a method in other words that keeps its degrees of freedom, t(df)."""
-    return replace(estimate, method=f"{method}, {estimate.method[estimate.method.rindex('t('):]}")
+    return replace(estimate, method=f"{method}, {estimate.method[estimate.method.rindex('t(') :]}")

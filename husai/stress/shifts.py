@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from husai import comparison, nulls, stats
+from husai import comparison, stats
 from husai.activations import Activations
 from husai.benches.contrastive import read
 from husai.benches.probing import encoder, sparse_probe
@@ -18,7 +18,6 @@ from husai.language.pretrained import LanguageModel
 from husai.language.site import Site
 from husai.models import Models
 from husai.saes import SAEBatch
-from husai.shards import in_memory
 from husai.study import Study, score_matrix
 from husai.tasks import frequency_power, generator, sequences
 from husai.text.corpus import TOPICS
@@ -179,9 +178,8 @@ def fvu(study: Study, x: Float[Tensor, "n d_model"]) -> list[float]:
 def pca_fvu(study: Study, x: Float[Tensor, "n d_model"]) -> float:
     """Return the same for as many principal axes of the training rows as the SAEs have active latents."""
     acts = study.activations
-    rows = in_memory(acts.fit)
-    k = min(rows.shape[1], max(1, round(study.quality["l0"].value)))
-    axes = nulls.principal_axes(rows, k).to(x)
+    k = min(x.shape[1], max(1, round(study.quality["l0"].value)))
+    axes = acts.axes[-k:].to(x)
     return _unexplained(study, x, acts.mean + (x - acts.mean) @ axes.T @ axes)
 
 
