@@ -212,3 +212,14 @@ def test_the_measure_of_colours_finds_a_palette_that_is_not_for_everyone():
     assert nearest(sns.color_palette("tab10"), SEEN["all colours"]) > 10
     assert min(nearest(sns.color_palette("tab10"), SEEN[who]) for who in SEEN) < 8
     assert nearest([(0, 0, 0), (1, 1, 1)], np.eye(3)) == pytest.approx(100, abs=0.1)
+
+
+def test_few_points_are_ticks_and_ticks_that_were_chosen_stay():
+    linear = {"x": ("rows", {"y": ([10_000, 30_000], estimates(0.1, 0.2))})}
+    figure = plots.interval_panels(linear, "y", {"equal": 0.0})
+    assert figure.axes[0].get_xticks().tolist() == [10_000, 30_000]
+    chosen = {"x": ("weight", "y", {"y": ([0.1, 1], estimates(0.1, 0.2))})}
+    figure = plots.curve_panels(chosen, xscale="log", xticks=[0.1, 1], xticklabels=[0, 1])
+    figure.draw_without_rendering()
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["0", "1"]
+    assert list(figure.axes[0].get_xticks(minor=True)) == []

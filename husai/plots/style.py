@@ -8,10 +8,11 @@ from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import AutoLocator, FixedLocator, LogLocator, NullLocator
 
 from husai.evidence import Estimate, output_directory
 from husai.plots.shown import as_csv
@@ -43,10 +44,22 @@ def save(figure: Figure, name: str, folder: Path | None = None) -> Figure:
 
 
 def plain_ticks(axis: Axes) -> None:
-    """Label a logarithmic x axis with plain numbers: at powers of two, or of ten where it goes far below one."""
+    """Label an x axis with plain numbers, unless its ticks were chosen.
+
+    At the points themselves if there are three or fewer; at powers of two if it is logarithmic, or of ten where it goes
+    far below one.
+    """
+    locator = axis.xaxis.get_major_locator()
     if axis.get_xscale() == "log":
-        base = 2 if axis.get_xlim()[0] > 0.1 else 10
-        axis.xaxis.set(major_locator=LogLocator(base), minor_locator=NullLocator(), major_formatter="{x:g}")
+        axis.xaxis.set_minor_locator(NullLocator())
+        if not isinstance(locator, FixedLocator):
+            base = 2 if axis.get_xlim()[0] > 0.1 else 10
+            axis.xaxis.set(major_locator=LogLocator(base), major_formatter="{x:g}")
+    elif isinstance(locator, AutoLocator):
+        drawn = [line.get_xdata() for line in axis.lines if line.get_transform() == axis.transData]
+        points = np.unique(np.concatenate(drawn)) if drawn else []
+        if 0 < len(points) <= 3:
+            axis.set_xticks(points)
 
 
 def band(axis: Axes, x: Any, estimates: Sequence[Estimate], colour: Any, label: str) -> None:
