@@ -19,6 +19,7 @@ OUT, SITE = ("book", ".") if PROFILE == "paper" else (f"{BUILD}/book", BUILD)
 INDEX = os.path.normpath(f"{SITE}/_build/html/index.html")
 STEMS = sorted(path.stem for path in Path("notebooks").glob("[0-9][0-9]_*.ipynb"))
 GATES = {"21": "13", "22": "13"}  # a notebook does not run before its controls have passed
+MODELS = "11"  # trains the models of addition, on which most others stand
 # what a notebook decides by or writes with, beside its claims and the library's modules
 DECLARED = {
     "75": ["book/gates.toml", "book/selection.toml"],
@@ -62,12 +63,17 @@ def foundations(stem):
     return [str(path) for path in (source, f"notebooks/{PROFILE}/{stem}.yml", *runner.library(source), *declared)]
 
 
+def priority(stem):
+    """The longest start first, by the reference run. Before them comes the notebook that trains the models of addition,
+    and those that need no such model: all others would wait for it."""
+    kept = Path(f"book/reference/{stem}.provenance.json")
+    seconds = round(json.loads(kept.read_text())["seconds"]) if kept.exists() else 0
+    free = "husai/grokking.py" not in foundations(stem)
+    return 100_000 if stem[:2] == MODELS else 10_000 * free + seconds
+
+
 def product(kind, stems=STEMS):
     return [f"{OUT}/{kind}".replace("*", stem) for stem in stems]
-
-
-wildcard_constraints:
-    stem=r"\d\d_\w+",
 
 
 localrules: all, followups, book
@@ -83,23 +89,30 @@ rule followups:
         product("executed/*.ipynb", [stem for stem in STEMS if stem[:2] in FOLLOWUPS]),
 
 
-rule notebook:
-    input:
-        lambda w: foundations(w.stem),
-        controls=lambda w: product("results/*.json", [s for s in STEMS if s[:2] == GATES.get(w.stem[:2])]),
-    output:
-        OUT + "/executed/{stem}.ipynb",
-        OUT + "/results/{stem}.json",
-        OUT + "/results/{stem}.provenance.json",
-    params:
-        criteria=lambda w: criteria(w.stem),
-        contents=lambda w: runner.contents(foundations(w.stem)),
-    log:
-        BUILD + "/logs/{stem}.log",
-    threads: 2
-    shell:  # two threads also where fewer or more are free: the values depend on it
-        "OMP_NUM_THREADS=2 NUMBA_NUM_THREADS=2 python workflow/alone.py {BUILD}/locks/{wildcards.stem} "
-        "python workflow/runner.py notebooks/{wildcards.stem}.ipynb notebooks/{PROFILE}/{wildcards.stem}.yml {OUT} {BUILD} > {log} 2>&1"
+for stem in STEMS:  # a rule a notebook, as only rules have priorities
+
+    rule:
+        name:
+            f"notebook_{stem[:2]}"
+        wildcard_constraints:
+            stem=stem,
+        priority: priority(stem)
+        input:
+            lambda w: foundations(w.stem),
+            controls=lambda w: product("results/*.json", [s for s in STEMS if s[:2] == GATES.get(w.stem[:2])]),
+        output:
+            OUT + "/executed/{stem}.ipynb",
+            OUT + "/results/{stem}.json",
+            OUT + "/results/{stem}.provenance.json",
+        params:
+            criteria=lambda w: criteria(w.stem),
+            contents=lambda w: runner.contents(foundations(w.stem)),
+        log:
+            BUILD + "/logs/{stem}.log",
+        threads: 2
+        shell:  # two threads also where fewer or more are free: the values depend on it
+            "OMP_NUM_THREADS=2 NUMBA_NUM_THREADS=2 python workflow/alone.py {BUILD}/locks/{wildcards.stem} "
+            "python workflow/runner.py notebooks/{wildcards.stem}.ipynb notebooks/{PROFILE}/{wildcards.stem}.yml {OUT} {BUILD} > {log} 2>&1"
 
 
 rule book:

@@ -121,6 +121,19 @@ def test_follow_ups_run_alone(toy: Path) -> None:
     assert "Nothing to be done" in make(toy, "followups")[1]
 
 
+def test_the_longest_starts_first(toy: Path) -> None:
+    (toy / "book" / "reference").mkdir()
+    for stem, seconds in {"31_short": 5.2, "32_long": 500, "33_new": None}.items():
+        write_notebook(toy, stem, NOTEBOOKS["11_a"].replace("11_a", stem))
+        (toy / "notebooks" / "paper" / f"{stem}.yml").write_text("k: 2\n")
+        if seconds:
+            (toy / "book" / "reference" / f"{stem}.provenance.json").write_text(json.dumps({"seconds": seconds}))
+    code, out = make(toy, "paper", "CORES=2")
+    assert code == 0, out
+    started = re.findall(r"^\S+ (\S+) +starts, because", out, re.M)
+    assert started[:3] == ["11_a", "32_long", "31_short"], "the one with the models, then by the reference run"
+
+
 def test_only_what_changed_runs_again(toy: Path) -> None:
     code, out = make(toy)
     assert code == 0, out
