@@ -26,9 +26,9 @@ SMOKE     := _build/smoke/book
 # Snakemake stops where it cannot write its cache: in a home that is read-only it has one here. The hub's stays there.
 CACHE      = $(shell c="$${XDG_CACHE_HOME:-$$HOME/.cache}"; mkdir -p "$$c/snakemake" 2>/dev/null && test -w "$$c/snakemake" \
                  || echo "XDG_CACHE_HOME='$(CURDIR)/_build/cache' HF_HOME='$${HF_HOME:-$$c/huggingface}'")
-# A notebook keeps little more than one of its two threads busy: one notebook more at once than there are cores. (As many
-# as cores left a fifth of two cores idle.)
-CORES      = $(shell $(PY) -c 'import os; print(2 + 2 * len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()))(0)))')
+# A notebook keeps little more than one of its two threads busy: as many notebooks at once as there are cores. (One more
+# filled the fifth of two cores that this leaves idle, and was no faster.)
+CORES      = $(shell $(PY) -c 'import os; print(2 * len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()))(0)))')
 SNAKEMAKE  = $(CACHE) $(PY) -m snakemake --keep-going --rerun-incomplete --nolock --logger husai \
              --rerun-triggers mtime input params $(if $(EXECUTOR),--workflow-profile workflow/$(EXECUTOR),--cores $(CORES))
 # NAME=VALUE pairs of the command line that are not our own switches
