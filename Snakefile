@@ -76,6 +76,10 @@ def product(kind, stems=STEMS):
     return [f"{OUT}/{kind}".replace("*", stem) for stem in stems]
 
 
+wildcard_constraints:
+    stem=r"\d\d_\w+",
+
+
 localrules: all, followups, book
 
 
@@ -89,30 +93,24 @@ rule followups:
         product("executed/*.ipynb", [stem for stem in STEMS if stem[:2] in FOLLOWUPS]),
 
 
-for stem in STEMS:  # a rule a notebook, as only rules have priorities
-
-    rule:
-        name:
-            f"notebook_{stem[:2]}"
-        wildcard_constraints:
-            stem=stem,
-        priority: priority(stem)
-        input:
-            lambda w: foundations(w.stem),
-            controls=lambda w: product("results/*.json", [s for s in STEMS if s[:2] == GATES.get(w.stem[:2])]),
-        output:
-            OUT + "/executed/{stem}.ipynb",
-            OUT + "/results/{stem}.json",
-            OUT + "/results/{stem}.provenance.json",
-        params:
-            criteria=lambda w: criteria(w.stem),
-            contents=lambda w: runner.contents(foundations(w.stem)),
-        log:
-            BUILD + "/logs/{stem}.log",
-        threads: 2
-        shell:  # two threads also where fewer or more are free: the values depend on it
-            "OMP_NUM_THREADS=2 NUMBA_NUM_THREADS=2 python workflow/alone.py {BUILD}/locks/{wildcards.stem} "
-            "python workflow/runner.py notebooks/{wildcards.stem}.ipynb notebooks/{PROFILE}/{wildcards.stem}.yml {OUT} {BUILD} > {log} 2>&1"
+rule notebook:
+    input:
+        lambda w: foundations(w.stem),
+        controls=lambda w: product("results/*.json", [s for s in STEMS if s[:2] == GATES.get(w.stem[:2])]),
+    output:
+        OUT + "/executed/{stem}.ipynb",
+        OUT + "/results/{stem}.json",
+        OUT + "/results/{stem}.provenance.json",
+    params:
+        criteria=lambda w: criteria(w.stem),
+        contents=lambda w: runner.contents(foundations(w.stem)),
+    log:
+        BUILD + "/logs/{stem}.log",
+    priority: lambda w: priority(w.stem)
+    threads: 2
+    shell:  # two threads also where fewer or more are free: the values depend on it
+        "OMP_NUM_THREADS=2 NUMBA_NUM_THREADS=2 python workflow/alone.py {BUILD}/locks/{wildcards.stem} "
+        "python workflow/runner.py notebooks/{wildcards.stem}.ipynb notebooks/{PROFILE}/{wildcards.stem}.yml {OUT} {BUILD} > {log} 2>&1"
 
 
 rule book:
