@@ -57,7 +57,7 @@ def plain_ticks(axis: Axes) -> None:
             axis.xaxis.set(major_locator=LogLocator(base), major_formatter="{x:g}")
     elif isinstance(locator, AutoLocator):
         drawn = [line.get_xdata() for line in axis.lines if line.get_transform() == axis.transData]
-        points = np.unique(np.concatenate(drawn)) if drawn else []
+        points = np.unique(np.concatenate([[], *drawn]))
         if 0 < len(points) <= 3:
             axis.set_xticks(points)
 
