@@ -52,13 +52,11 @@ class Activations(NamedTuple):
     @property
     def root(self) -> Float[Tensor, "d_model d_model"]:
         """Sigma^(1/2) of the training rows (`nulls.covariance_root`), computed once; ValueError for shards."""
-        shards.in_memory(self.values)
         return _root(self)
 
     @property
     def axes(self) -> Float[Tensor, "d_model d_model"]:
         """Principal axes of the training rows, the largest last (`nulls.principal_axes`), computed once; as `root`."""
-        shards.in_memory(self.values)
         return _axes(self)
 
     def whole(self) -> "Activations":
