@@ -1,6 +1,7 @@
 """The notebooks' workflow: one job a notebook, then the book. `make paper` runs it; nothing else needs to."""
 
 import fcntl
+import functools
 import json
 import os
 import shlex
@@ -55,6 +56,7 @@ def criteria(stem):
     return json.dumps(rules)
 
 
+@functools.cache
 def foundations(stem):
     """The files that a notebook stands on, but for results of others. By their contents, kept as a parameter, a run
     knows of a change that their dates hide: a clock may have jumped. (One that asks for `input` would not be kept.)"""
