@@ -97,7 +97,7 @@ smoke: export HUSAI_COMMAND = make smoke
 smoke: $(ENV)  ## run every notebook at its smallest scale and build that book
 	rm -rf $(SMOKE) && mkdir -p $(SMOKE)/executed $(SMOKE)/results $(SMOKE)/figures
 	cp notebooks/*.ipynb $(SMOKE)/executed
-	HUSAI_OUT=$(CURDIR)/$(SMOKE) $(PY) -m pytest -p nbmake_copies -n 3 -x --nbmake --overwrite --nbmake-timeout=600 \
+	HUSAI_OUT=$(CURDIR)/$(SMOKE) $(PY) -m pytest -p nbmake_copies -n 2 -x --nbmake --overwrite --nbmake-timeout=600 \
 	    -o filterwarnings=default -p no:cacheprovider --durations=0 $(SMOKE)/executed
 	$(MAKE) --no-print-directory book PROFILE=smoke PY=$(PY)
 
