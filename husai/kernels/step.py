@@ -58,8 +58,12 @@ def _decode(values, chosen, begin, end, decoder, out):
 def _inputs(x, centre, order, transcoder, rows):
     """Gather a batch, centred by the decoder bias unless the target is another activation."""
     for b in range(order.shape[0]):
-        for c in range(x.shape[1]):
-            rows[b, c] = x[order[b], c] - (0 if transcoder else centre[c])
+        source, row = x[order[b]], rows[b]
+        if transcoder:
+            row[:] = source
+        else:
+            for c in range(row.shape[0]):
+                row[c] = source[c] - centre[c]
 
 
 @compiled
@@ -81,8 +85,9 @@ def _forward(y, order, k, decoder, centre, recipe, dead, fired, levels, s, loss)
             sort_by_value(values, s.chosen, count)
         for i in range(count):
             fired[s.chosen[i]] |= values[s.chosen[i]] != 0
+        target = y[order[b]]
         for c in range(d):
-            error[c] = centre[c] - y[order[b], c]
+            error[c] = centre[c] - target[c]
         begin = 0
         for g in range(levels.shape[0]):
             end = begin
@@ -90,21 +95,24 @@ def _forward(y, order, k, decoder, centre, recipe, dead, fired, levels, s, loss)
                 end += 1
             _decode(values, s.chosen, begin, end, decoder, error)
             loss[0] += square_norm(error) / (batch * d * levels.shape[0])
+            gradient = s.gradients[g * batch + b]
             for c in range(d):
-                s.gradients[g * batch + b, c] = weight * error[c]
+                gradient[c] = weight * error[c]
             entries = _add_entries(values, begin, end, b, g, s, entries)
             begin = end
         for g in range(levels.shape[0] - 2, -1, -1):  # a latent of group g is part of every later reconstruction
+            gradient, later = s.gradients[g * batch + b], s.gradients[(g + 1) * batch + b]
             for c in range(d):
-                s.gradients[g * batch + b, c] += s.gradients[(g + 1) * batch + b, c]
+                gradient[c] += later[c]
         if dead.shape[0] > 0:
             _decode(values, s.chosen, begin, count, decoder, error)  # latents beyond the last budget
             row = levels.shape[0] * batch + b
             count, guess = select_among(values, dead, recipe.k_aux, guess, s.packed, s.chosen)
             _decode(values, s.chosen, 0, count, decoder, error)
             loss[1] += square_norm(error) / (batch * d)
+            gradient, weight_dead = s.gradients[row], y.dtype.type(2.0 * recipe.auxk / (batch * d))
             for c in range(d):
-                s.gradients[row, c] = y.dtype.type(2.0 * recipe.auxk / (batch * d)) * error[c]
+                gradient[c] = weight_dead * error[c]
             entries = _add_entries(values, 0, count, b, levels.shape[0], s, entries)
     return entries
 
@@ -249,8 +257,9 @@ def topk_steps(x, y, order, rates, ks, start, weights, moments, silent, pull, re
             fired[j], dead[n_dead] = False, j
             n_dead += recipe.auxk > 0 and silent[j] >= recipe.dead_after
         for b in range(batch):
+            values = s.pre[b]
             for j in range(n):
-                s.pre[b, j] += bias[j]
+                values[j] += bias[j]
         levels = recipe.levels if len(recipe.levels) > 0 else np.arange(1, ks[t] + 1)
         entries = _forward(y, order[t], ks[t], decoder, centre, recipe, dead[:n_dead], fired, levels, s, losses[t])
         if not np.isfinite(losses[t, 0] + losses[t, 1]):
