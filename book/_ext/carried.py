@@ -7,7 +7,8 @@ stands on; a paper or full run that says otherwise is a warning, so that a build
 from typing import Any
 
 from docutils import nodes
-from results import CITABLE, VERDICTS, ResultRole, judgement, ledger_of, near, results_of
+from ledger import VERDICTS, judgement, ledger_of
+from results import CITABLE, ResultRole, near, results_of
 from sphinx.application import Sphinx
 from sphinx.util.nodes import make_refnode
 

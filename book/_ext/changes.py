@@ -16,7 +16,8 @@ from typing import Any
 
 import drift
 from docutils import nodes
-from results import EXECUTED, all_results, label, link, row
+from ledger import label, row
+from results import EXECUTED, all_results, link
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
