@@ -77,8 +77,9 @@ def scatter(
             x, y, xerr=spread[0], yerr=spread[1], color=colour, marker=marker, ms=5, lw=1.2, elinewidth=1, capsize=2,
             ls="-" if joined else "", label=name,
         )  # fmt: skip
-        for text, at, height in zip((labels or {}).get(name, ()), x, y, strict=False):
-            axis.annotate(text, (at, height), (4, 4), textcoords="offset points", fontsize=8, color=colour)
+        for number, (text, *at) in enumerate(zip((labels or {}).get(name, ()), x, y, strict=False)):
+            beside = (4, -10 if number % 2 else 4)  # in turn above and below, or those of near points touch
+            axis.annotate(text, tuple(at), beside, textcoords="offset points", fontsize=8, color=colour)
     for style, (label, level) in zip((":", "--", "-."), (lines or {}).items(), strict=False):
         axis.axhline(level, color="0.45", ls=style, lw=1.2, label=label)
     if diagonal:
