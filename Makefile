@@ -102,13 +102,14 @@ smoke: $(ENV)  ## run every notebook at its smallest scale and build that book
 	$(MAKE) --no-print-directory book PROFILE=smoke PY=$(PY)
 
 test: $(ENV)  ## unit tests, every notebook at its smallest scale, that book, and a browser on it
-	$(PY) -m pytest -n 3 --dist loadfile --durations=30 --ignore=tests/test_browser.py
+	$(PY) -m pytest -n 3 --dist worksteal tests/faults
+	$(PY) -m pytest -n 3 --dist loadfile --durations=30 --ignore=tests/faults --ignore=tests/test_browser.py
 	$(MAKE) --no-print-directory smoke PY=$(PY)
 	HUSAI_SITE=$(CURDIR)/_build/smoke/_build/html $(PY) -m pytest tests/test_browser.py
 
 faults: export HUSAI_FAULTS = $(or $(FAULTS),all)
 faults: $(ENV)  ## break small runs, then three of all notebooks, in many ways (FAULTS=trials: the small ones only)
-	$(PY) -m pytest -n 3 tests/faults
+	$(PY) -m pytest -n 3 --dist worksteal tests/faults
 
 .venv-interop/ready: requirements-interop.lock constraints.txt
 	@$(PYTHON) $(IS_3_11) || { echo "Python 3.11 is wanted, as python3.11 or python3 on the PATH"; exit 1; }

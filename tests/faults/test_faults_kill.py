@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import miniature
@@ -52,16 +53,26 @@ def run(fresh: Path) -> Iterator[miniature.Make]:
 
 @pytest.mark.fault("SIGKILL of the process group, five on the way")
 @pytest.mark.parametrize("first", range(0, 20, 5))
-def test_a_run_is_killed_again_and_again(fresh, reference, repeat, first):
+def test_a_run_is_killed_again_and_again(tmp_path, reference, repeat, first):
+    roots = (miniature.write(tmp_path / str(number)) for number in count())
+    root = next(roots)
     for moment in GROUP[first : first + 5]:
-        process = miniature.Make(fresh)
-        time.sleep(moment * reference.seconds)
-        with suppress(ProcessLookupError):  # it may have ended by itself
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        stands = miniature.results(fresh)
+        while not killed(root, moment * reference.seconds):
+            root = next(roots)  # it ended before: a kill that hits nothing is no trial
+        stands = miniature.results(root)
         assert stands == {name: reference.results["paper"][name] for name in stands}, "no file is half written"
-    repeat(fresh)
+    repeat(root)
+
+
+def killed(root: Path, seconds: float, *goals: str) -> bool:
+    """Run make for so many seconds, then kill its group; return False if it ended before."""
+    process = miniature.Make(root, *goals)
+    with suppress(subprocess.TimeoutExpired):
+        assert process.wait(timeout=seconds) == 0, process.said
+        return False
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return True
 
 
 @pytest.mark.skipif(not miniature.LEVEL, reason="takes a quarter of an hour: make faults runs it")
@@ -102,25 +113,9 @@ def test_snakemake_is_killed_and_what_it_started_lives_on(run, fresh, reference,
 
 
 @pytest.mark.skipif(miniature.LEVEL != "all", reason="takes an hour: make faults runs it")
-@pytest.mark.fault("SIGKILL of the whole smoke run")
-@pytest.mark.parametrize("moment", [DRAWN.random() for _ in range(3)], ids=lambda moment: f"{moment:.2f}")
-def test_the_real_notebooks_at_their_smallest_scale(smoke, tmp_path, moment):
-    root, seconds, wanted = smoke
-    for name in ("_build/smoke", ".snakemake", "artifacts"):
-        shutil.rmtree(root / name)
-    process = miniature.Make(root, "paper", "PROFILE=smoke")
-    time.sleep(moment * seconds)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    code, out = miniature.make(root, "paper", "PROFILE=smoke")
-    assert code == 0, out
-    assert miniature.results(root, "smoke") == wanted
-
-
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float, dict[str, bytes]]:
-    """Return a copy of this repository whose notebooks have run at their defaults, the seconds and the results."""
-    root = tmp_path_factory.mktemp("smoke") / "repository"
+@pytest.mark.fault("SIGKILL of the whole smoke run, three in turn")
+def test_the_real_notebooks_at_their_smallest_scale(tmp_path):
+    root = tmp_path / "repository"
     tracked = subprocess.run(["git", "ls-files"], cwd=miniature.ROOT, capture_output=True, text=True, check=True)
     for name in tracked.stdout.splitlines():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +123,15 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float, dict[s
     (root / "notebooks" / "smoke").mkdir()
     for path in (root / "notebooks").glob("*.ipynb"):
         (root / "notebooks" / "smoke" / f"{path.stem}.yml").touch()
+    goals = ("paper", "PROFILE=smoke")
     start = time.monotonic()
-    code, out = miniature.make(root, "paper", "PROFILE=smoke")
+    code, out = miniature.make(root, *goals)
     assert code == 0, out
-    return root, time.monotonic() - start, miniature.results(root, "smoke")
+    seconds, wanted = time.monotonic() - start, miniature.results(root, "smoke")
+    for moment in [DRAWN.uniform(0.05, 0.8) for _ in range(3)]:  # one at its very end might come too late
+        for name in ("_build/smoke", ".snakemake", "artifacts"):
+            shutil.rmtree(root / name)
+        assert killed(root, moment * seconds, *goals)
+        code, out = miniature.make(root, *goals)
+        assert code == 0, out
+        assert miniature.results(root, "smoke") == wanted
