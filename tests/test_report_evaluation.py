@@ -11,7 +11,7 @@ from scipy.stats import t as student
 from husai import formats, metrics, nulls, replication, report, stats
 from husai.artifacts import write_tensors
 from husai.evidence import write_json
-from husai.report import advice, features, scores
+from husai.report import activity, advice, features, scores
 from husai.report.activity import Activity, measure, read_activations
 from husai.report.blocks import Drawn, Tiles
 from husai.report.inputs import open_inputs
@@ -88,6 +88,20 @@ def test_covariates_are_those_of_notebook_25(tmp_path, three):
         what = measure(found, sample.x, DEAD)
         wanted = replication.covariates(found.sae(), sample.x, what.firing > DEAD)
         np.testing.assert_allclose(what.covariates[:, :4], wanted[:, :4], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("at_a_time", [64, 10**6])
+@pytest.mark.parametrize("sparse", [1, 10**9])
+def test_a_measure_is_the_same_however_it_is_computed(tmp_path, three, monkeypatch, sparse, at_a_time):
+    x, found = read_activations(activations(tmp_path), 24, 8192).x[:300], open_inputs(three)[1]
+    wanted = measure(found, x, DEAD)
+    monkeypatch.setattr(activity, "SPARSE", sparse)
+    monkeypatch.setattr(activity, "BLOCK", at_a_time * found.d_sae)
+    came = measure(found, x, DEAD)
+    assert came.quality == pytest.approx(wanted.quality, abs=1e-6) and torch.equal(came.firing, wanted.firing)
+    np.testing.assert_allclose(came.covariates, wanted.covariates, atol=1e-6)
+    error = (x - found.sae().reconstruct(x)[0]).double().square().sum() / (x - x.mean(0)).double().square().sum()
+    assert came.quality["fvu"] == pytest.approx(float(error), abs=1e-5)
 
 
 def test_without_activations_the_report_says_what_needs_them(three):
@@ -219,6 +233,16 @@ def test_the_null_of_rounded_sizes_is_that_of_the_sizes():
     for key in at[0]:
         assert at[0][key] == pytest.approx(at[1][key], abs=3e-3), key
     assert scores._rounded(1000) == 1000 and abs(scores._rounded(12_345) / 12_345 - 1) < 1 / 32
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_nulls_of_kept_rows_are_those_that_are_drawn_alone(known):
+    root = torch.diag(torch.linspace(0.1, 2, 12).double())
+    together, alone = (scores.Chance(12, root) for _ in range(2))
+    if known:
+        together(300, 200)
+    together.draw((200, 300), (150, 280))
+    assert together(200, 300) == alone(300, 200) and together(280, 150) == alone(150, 280)
 
 
 def test_saes_needed_grow_as_the_width_shrinks_and_the_gap_falls():

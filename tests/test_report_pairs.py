@@ -8,7 +8,7 @@ import torch
 
 from husai import matching, similarity
 from husai.consensus import mutual_neighbours
-from husai.report import blocks, pairs
+from husai.report import blocks, pairs, scan
 from husai.report.blocks import Drawn, Tiles
 
 N_A, N_B, D = 150, 210, 12
@@ -61,6 +61,20 @@ def test_best_partners_are_those_of_the_whole_matrix(small_tiles, kept, exact):
     assert len(rows) == len(rows.unique()) == len(columns.unique()) == min(len(a), len(b))
     direct = (similarity.unit_rows(pair()[0])[rows] * similarity.unit_rows(pair()[1])[columns]).sum(1)
     torch.testing.assert_close(cosines, direct)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 130), (130, 5), (67, 41)])
+def test_what_reaches_a_floor_is_found_row_by_row(shape, threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    draw = torch.Generator().manual_seed(5)
+    tile = torch.randn(140, 140, generator=draw)
+    floors = [torch.rand(n, generator=draw) + 0.5 for n in shape]
+    part = tile[: shape[0], : shape[1]]
+    rows, columns = ((part >= floors[0][:, None]) | (part >= floors[1])).nonzero().T
+    came = scan.near(tile, *floors)
+    assert torch.equal(came[0].long(), rows) and torch.equal(came[1].long(), columns)
+    assert torch.equal(came[2], part[rows, columns])
 
 
 @pytest.mark.parametrize("swap", [False, True])

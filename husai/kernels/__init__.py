@@ -1,4 +1,4 @@
-"""The fused CPU step of the TopK family, in numba; only `engines` imports it."""
+"""What numba compiles: the fused CPU step of the TopK family; passes over tiles of cosines (`tiles`)."""
 
 import hashlib
 import os

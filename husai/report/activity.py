@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from husai import metrics
@@ -21,6 +22,7 @@ from husai.tasks import generator
 LEAST = 100
 """Fewest rows on which anything is said."""
 BLOCK = 2**24  # latents of all inputs that are encoded at a time: 64 MB
+SPARSE = 16  # where at most one latent in so many is active, only the active ones are decoded
 PROJECTED = 2048  # inputs on which projections are ranked, of more the first: each is a product with all decoder rows
 
 
@@ -89,14 +91,19 @@ def measure(one: Input, x: Float[Tensor, "inputs d_model"], dead: float) -> Acti
     sae = one.sae()
     x = x.to(sae.W_enc)
     d_sae, step = one.d_sae, max(64, BLOCK // one.d_sae)
-    fires, strength = torch.zeros(d_sae, dtype=torch.float64), torch.zeros(d_sae, dtype=torch.float64)
-    error = 0.0
-    for part in x.split(step):
+    fires, strength, error, first = np.zeros(d_sae, np.int64), np.zeros(d_sae), 0.0, []
+    for start, part in zip(range(0, len(x), step), x.split(step), strict=True):
         z = sae.encode(part)
-        error += float((part.double() - sae.decode(z)[0]).square().sum())
-        fires += (z[0] != 0).sum(0)
-        strength += z[0].abs().sum(0)
-    firing = fires / len(x)
+        flat = np.flatnonzero(z.numpy())  # few of all: nothing else looks at every latent of every input
+        at, latents = np.divmod(flat, d_sae)
+        values = z.flatten()[torch.from_numpy(flat)]
+        error += float((part.double() - _decoded(sae, z, at, latents, values)).square().sum())
+        fires += np.bincount(latents, minlength=d_sae)
+        strength += np.bincount(latents, values.abs().numpy(), d_sae)
+        if start < PROJECTED:
+            early = at < PROJECTED - start
+            first.append((at[early] + start, latents[early]))
+    firing = torch.from_numpy(fires / len(x))
     total = float((x.double() - x.double().mean(0)).square().sum())
     quality = {"fvu": error / total, "l0": metrics.l0(firing), "alive": metrics.alive_fraction(firing, dead)}
     alive = firing > dead
@@ -104,32 +111,55 @@ def measure(one: Input, x: Float[Tensor, "inputs d_model"], dead: float) -> Acti
     alignment = (unit_rows(encoder) * rows).sum(1)
     if int(alive.sum()) < 2:
         return Activity(firing, quality, alignment, np.zeros((int(alive.sum()), 5)))
-    mean = strength[alive] / fires[alive]
+    often, mean = fires[alive], strength[alive] / fires[alive]
+    active = tuple(np.concatenate(part) for part in zip(*first, strict=True))
     columns = [
-        (fires[alive] / fires[alive].mean()).log(),
-        (mean / mean.mean()).log(),
-        alignment[alive].double(),
-        _projection_rank(sae, x[:PROJECTED], rows[alive], alive, step),
-        torch.zeros(int(alive.sum()), dtype=torch.float64),
+        np.log(often / often.mean()),
+        np.log(mean / mean.mean()),
+        alignment[alive].double().numpy(),
+        _projection_rank(x[:PROJECTED] - sae.b_dec[0], rows[alive], active[0], _places(alive)[active[1]], step),
+        np.zeros(len(often)),
     ]
-    return Activity(firing, quality, alignment, torch.stack(columns, 1).numpy())
+    return Activity(firing, quality, alignment, np.stack(columns, 1))
+
+
+def _decoded(sae: SAEBatch, z: Tensor, rows: np.ndarray, latents: np.ndarray, values: Tensor) -> Tensor:
+    """Return what z [1, n, d_sae] is decoded to; `values` are its entries that are not 0, at `rows` and `latents`."""
+    if len(values) * SPARSE > z.numel():
+        return sae.decode(z)[0]
+    ends = np.bincount(rows + 1, minlength=z.shape[1] + 1).cumsum()
+    sparse = csr_array((values.numpy(), latents, ends), shape=tuple(z.shape[1:]))
+    return torch.from_numpy(sparse @ sae.W_dec[0].numpy()) + sae.b_dec[0]
+
+
+def _places(mask: Bool[Tensor, " d_sae"]) -> np.ndarray:
+    """Return where each latent stands among those of a mask, -1 of the others."""
+    places = np.full(len(mask), -1)
+    places[mask.numpy()] = np.arange(int(mask.sum()))
+    return places
 
 
 def _projection_rank(
-    sae: SAEBatch, x: Tensor, rows: Float[Tensor, "alive d_model"], alive: Bool[Tensor, " d_sae"], step: int
-) -> Float[Tensor, " alive"]:
-    """Return the mean rank of <x - b_dec, d> among the alive latents where each fires, 0 the largest, 1 the least."""
-    ranks, fires = torch.zeros(len(rows), dtype=torch.float64), torch.zeros(len(rows), dtype=torch.float64)
-    for part in x.split(step):
-        active = (sae.encode(part)[0][:, alive] != 0).nonzero()
-        projected = (part - sae.b_dec[0]) @ rows.T
-        # numpy sorts float32 several times faster; a rank is then how many are larger
-        ascending = torch.from_numpy(np.sort(projected.numpy(), axis=1))
-        for index, block in enumerate(ascending):
-            latents = active[active[:, 0] == index, 1]
-            below = torch.searchsorted(block, projected[index, latents], right=True)
-            ranks.index_add_(0, latents, (len(rows) - below).double())
-            fires.index_add_(0, latents, torch.ones(len(latents), dtype=torch.float64))
+    centred: Float[Tensor, "inputs d_model"],
+    rows: Float[Tensor, "alive d_model"],
+    inputs: Int[np.ndarray, " active"],
+    latents: Int[np.ndarray, " active"],
+    step: int,
+) -> Float[np.ndarray, " alive"]:
+    """Return the mean rank of <x - b_dec, d> among the alive latents where each fires, 0 the largest, 1 the least.
+
+    `latents` (-1: one that is not alive) fire on `inputs`, in whose order they are.
+    """
+    inputs, latents = inputs[latents >= 0], latents[latents >= 0]
+    ranks = np.zeros(len(rows))
+    ends = np.searchsorted(inputs, np.arange(len(centred) + 1))
+    for start in range(0, len(centred), step):
+        projected = (centred[start : start + step] @ rows.T).numpy()
+        # numpy sorts float32 several times faster than torch; a rank is then how many are larger
+        for index, (line, ascending) in enumerate(zip(projected, np.sort(projected, axis=1), strict=True), start):
+            here = latents[ends[index] : ends[index + 1]]
+            ranks[here] += len(rows) - np.searchsorted(ascending, line[here], side="right")
+    fires = np.bincount(latents, minlength=len(rows))
     seen = fires > 0
-    mean = ranks / fires.clamp(min=1) / max(len(rows) - 1, 1)
-    return torch.where(seen, mean, mean[seen].mean() if bool(seen.any()) else torch.tensor(0.5, dtype=torch.float64))
+    mean = ranks / fires.clip(1) / max(len(rows) - 1, 1)
+    return np.where(seen, mean, mean[seen].mean() if seen.any() else 0.5)

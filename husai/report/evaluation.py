@@ -1,6 +1,7 @@
 """The report itself: which scores, beside which nulls, on which latents."""
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ def _measured(
     living = all("kept" in views for views in found.values())
     counted = {key: views["kept"] for key, views in found.items()} if living else everything
     chance = {"N0": Chance(d_model)} | ({} if root is None else {"N2": Chance(d_model, root)})
+    for views, null in product(found.values() if living else (), chance.values()):
+        null.draw(views["all"].sizes, views["kept"].sizes)
     entries = scores.entries(everything, count, "all", chance, None)
     if active is not None and living:
         entries += scores.entries(counted, count, "alive", chance, [one.firing for one in active])

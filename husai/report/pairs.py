@@ -13,7 +13,9 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from torch import Tensor
 
+from husai.kernels import tiles
 from husai.matching import CANDIDATES, EXACT, exact_matching
+from husai.report import scan
 from husai.report.blocks import Tiles
 
 GROUPS = 64  # maxima of this many parts of a tile's row bound its best cosines from below
@@ -63,10 +65,10 @@ class Candidates:
         self._floors = tuple(torch.full((x.source.d_sae, candidates), -torch.inf) for x in (a, b))
         self._edges: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def add(self, cosines: Float[Tensor, "rows columns"], i: int, j: int) -> None:
+    def add(self, tile: Float[Tensor, "rows columns"], i: int, j: int) -> None:
         """Look at tile (i, j)."""
         at = [x.order[k][: x.kept[k] if self._kept else None] for x, k in zip(self._sides, (i, j), strict=True)]
-        cosines = cosines[: len(at[0]), : len(at[1])]
+        cosines = tile[: len(at[0]), : len(at[1])]
         if not cosines.numel():
             return
         limits = []
@@ -77,10 +79,8 @@ class Candidates:
             joined = torch.cat([self._floors[side][where], maxima], 1)
             self._floors[side][where] = floors = joined.topk(self._candidates, sorted=False).values
             limits.append(floors.amin(1))
-        near = (cosines >= limits[0][:, None]).logical_or_(cosines >= limits[1])
-        flat = torch.from_numpy(np.flatnonzero(near.numpy()))
-        rows, columns = flat // len(at[1]), flat % len(at[1])
-        self._edges.append((at[0][rows].int(), at[1][columns].int(), cosines[rows, columns]))
+        rows, columns, near = scan.near(tile, limits[0], limits[1])
+        self._edges.append((at[0][rows].int(), at[1][columns].int(), near))
 
     def pair(self, exact: int) -> Pair:
         """Return what the tiles have shown."""
@@ -147,12 +147,10 @@ def sparse_assignment(
     """
     rows, columns, cosines = (x.numpy() for x in edges)
     n_a, n_b = map(len, own)
-    taken_a, taken_b = bytearray(n_a), bytearray(n_b)
+    taken = np.zeros(n_a, np.bool_), np.zeros(n_b, np.bool_)
     order = np.argsort(-cosines, kind="stable")
-    for i, j in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
-        if not (taken_a[i] or taken_b[j]):
-            taken_a[i] = taken_b[j] = 1
-    free = [torch.from_numpy(np.flatnonzero(np.frombuffer(taken, np.uint8) == 0)) for taken in (taken_a, taken_b)]
+    tiles.take_greedily(rows[order], columns[order], *taken)
+    free = [torch.from_numpy(np.flatnonzero(~side)) for side in taken]
     parts = max(1, int(np.ceil(np.sqrt(len(free[0]) * len(free[1])) / EXACT)))
     added = [(rows, columns, cosines)]
     for i, j in zip(free[0].tensor_split(parts), free[1].tensor_split(parts), strict=True):

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from scipy import stats as distributions
 from torch import Tensor
@@ -80,12 +81,21 @@ class Chance:
         self._d_model, self._root = d_model, root
         self._found: dict[tuple[int, ...], dict[Key, float]] = {}
 
+    def draw(self, every: tuple[int, int], kept: tuple[int, int]) -> None:
+        """Draw a pair of dictionaries, unless it is known, of which so many rows are kept: one pass shows both."""
+        whole, part = (tuple(sorted(map(_rounded, sizes))) for sizes in (every, kept))
+        wanted = {"all": part if whole in self._found else whole, "kept": part}
+        if part in self._found and whole in self._found:
+            return
+        drawn = [Drawn(n, self._d_model, NULL_SEED + i, self._root) for i, n in enumerate(wanted["all"])]
+        a, b = (Tiles(one, torch.arange(one.d_sae) < n) for one, n in zip(drawn, part, strict=True))
+        views = pairs.compare(a, b)
+        self._found |= {sizes: values(views[name]) for name, sizes in wanted.items()}
+
     def __call__(self, n_a: int, n_b: int) -> dict[Key, float]:
         """Return `values` of a drawn pair of these sizes; of N0 the closed form of `mean_max_cosine`."""
+        self.draw((n_a, n_b), (n_a, n_b))
         sizes = tuple(sorted(map(_rounded, (n_a, n_b))))
-        if sizes not in self._found:
-            a, b = (Tiles(Drawn(n, self._d_model, NULL_SEED + i, self._root)) for i, n in enumerate(sizes))
-            self._found[sizes] = values(pairs.compare(a, b)["all"])
         found, drawn, true = dict(self._found[sizes]), sizes[0] / sizes[1], min(n_a, n_b) / max(n_a, n_b)
         for key in found:
             if key[0] in ("hungarian_mcc", "shared"):  # both count rows left over as 0
