@@ -7,8 +7,8 @@ stands on; a paper or full run that says otherwise is a warning, so that a build
 from typing import Any
 
 from docutils import nodes
-from ledger import VERDICTS, judgement, ledger_of
-from results import CITABLE, ResultRole, near, results_of
+from ledger import VERDICTS, claim_of, judgement
+from results import CITABLE, ResultRole, results_of
 from sphinx.application import Sphinx
 from sphinx.util.nodes import make_refnode
 
@@ -18,14 +18,11 @@ class ClaimRole(ResultRole):
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         name, _, expected = self.text.partition(" ")
-        ledger, role = ledger_of(self.env), f"{{claim}}`{self.text}`"
-        if name not in ledger:
-            return self.missing(f"{role}: no such claim in claims.toml; it has {near(name, ledger)}")
-        if expected not in VERDICTS:
-            wanted = f"the verdict that the sentence stands on is wanted, one of {', '.join(VERDICTS)}"
-            return self.missing(f"{role}: {wanted}")
-        claim = ledger[name]
+        role = f"{{claim}}`{self.text}`"
         try:
+            claim = claim_of(self.env, name)
+            if expected not in VERDICTS:
+                raise ValueError(f"the verdict that the sentence stands on is wanted, one of {', '.join(VERDICTS)}")
             results = results_of(self.env, claim.notebook)
         except ValueError as error:
             return self.missing(f"{role}: {error}")

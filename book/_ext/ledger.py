@@ -34,6 +34,14 @@ def ledger_of(env: BuildEnvironment) -> dict[str, evidence.Claim]:
     return evidence.load_claims(path)
 
 
+def claim_of(env: BuildEnvironment, name: str) -> evidence.Claim:
+    """Return a claim of the ledger; ValueError names those that resemble one that it does not have."""
+    ledger = ledger_of(env)
+    if name not in ledger:
+        raise ValueError(f"no such claim in claims.toml; it has {near(name, ledger)}")
+    return ledger[name]
+
+
 def judgement(claim: evidence.Claim, results: Mapping[str, Mapping[str, Any]]) -> Mapping[str, str]:
     """Return what the build says about a claim; `not run` twice when no run has judged it."""
     return results.get(claim.notebook, {}).get("claims", {}).get(claim.id, UNJUDGED)
@@ -153,11 +161,9 @@ class VerdictDirective(SphinxDirective):
     }
 
     def run(self) -> list[nodes.Node]:
-        ledger, name = ledger_of(self.env), self.arguments[0]
-        if name not in ledger:
-            return self.complain(f"{{verdict}} {name}: no such claim in claims.toml; it has {near(name, ledger)}")
-        claim = ledger[name]
+        name = self.arguments[0]
         try:
+            claim = claim_of(self.env, name)
             results = results_of(self.env, claim.notebook)
         except ValueError as error:
             return self.complain(f"{{verdict}} {name}: {error}")
